@@ -1,0 +1,46 @@
+#pragma once
+
+#include "ops/common.h"
+
+namespace weft::ops {
+
+struct PagedAttentionArgs {
+  TensorView out;      // [num_tokens, q_heads, head_dim]
+  TensorView q;        // [num_tokens, q_heads, head_dim], may be strided
+  TensorView k_cache;  // [num_slots, kv_heads, head_dim]; slot = page * page_size + offset
+  TensorView v_cache;  // [num_slots, kv_heads, head_dim]
+  SequenceBatch batch;
+  float scale = 1.0F;
+};
+/// Causal attention over paged keys and values: prefill, decode and mixed rows alike; q_heads is a multiple of
+/// kv_heads. f32 accumulation in order of position, so a row depends on its own sequence alone. Rows outside
+/// every sequence are not written. Never reads a key beyond kv_len.
+void paged_attention(Stream& stream, const PagedAttentionArgs& args);
+
+struct MlaDecodeArgs {
+  TensorView out;     // [num_tokens, heads, kv_lora_rank]: attention over latents
+  TensorView q_nope;  // [num_tokens, heads, kv_lora_rank]: q_nope already times W_UK (absorbed)
+  TensorView q_rope;  // [num_tokens, heads, rope_dim], rotated
+  TensorView cache;   // [num_slots, kv_lora_rank + rope_dim]: normed latent, then rotated key
+  SequenceBatch batch;
+  int32_t first_seq = 0;  // sequences [first_seq, num_seqs) are computed; q rows are the whole batch's
+  float scale = 1.0F;
+};
+/// Multi-head latent attention in absorbed form, for sequences with few query rows.
+void mla_decode(Stream& stream, const MlaDecodeArgs& args);
+
+struct MlaPrefillArgs {
+  TensorView out;     // [num_tokens, heads, v_dim]
+  TensorView q_nope;  // [num_tokens, heads, nope_dim], may be strided
+  TensorView q_rope;  // [num_tokens, heads, rope_dim], may be strided, rotated
+  TensorView cache;   // [num_slots, kv_lora_rank + rope_dim]
+  TensorView w_kv_b;  // [heads, nope_dim + v_dim, kv_lora_rank]: W_UK, then W_UV of each head
+  SequenceBatch batch;
+  int32_t num_prefill_seqs = 0;  // sequences [0, min(num_prefill_seqs, num_seqs)) are computed
+  float scale = 1.0F;
+};
+/// Multi-head latent attention with keys and values expanded from the latents, for prompts and chunks with a
+/// prefix in the cache.
+void mla_prefill(Stream& stream, const MlaPrefillArgs& args);
+
+}  // namespace weft::ops

@@ -1,0 +1,37 @@
+#pragma once
+
+#include "ops/common.h"
+
+namespace weft::ops {
+
+struct GemmArgs {
+  TensorView out;   // [m, n], f32 or dtype of a; rows may be strided
+  TensorView a;     // [m, k], f32, bf16 or f16; rows may be strided
+  TensorView w;     // [n, k], as checkpoints store it; dtype of a
+  TensorView bias;  // [n] or undefined
+};
+/// out = a * w^T + bias, accumulated in f32. A row of out depends on its row of a alone, bit for bit, whatever
+/// m, the strides and the number of threads.
+void gemm(Stream& stream, const GemmArgs& args);
+
+struct BatchedGemmArgs {
+  TensorView out;  // [m, batch, n], may be strided
+  TensorView a;    // [m, batch, k], may be strided
+  TensorView w;    // [batch, n, k], any strides: [batch, k, n] memory is passed with stride (.., 1, n)
+};
+/// out[:, b] = a[:, b] * w[b]^T for each b: MLA's per-head projections.
+void batched_gemm(Stream& stream, const BatchedGemmArgs& args);
+
+struct GroupedGemmArgs {
+  TensorView out;  // contiguous: [rows, n]; masked: [groups, rows, n]
+  TensorView a;    // contiguous: [rows, k]; masked: [groups, rows, k]
+  TensorView w;    // [groups, n, k]
+  /// contiguous: device i32 [groups + 1], group g owns the rows [offsets[g], offsets[g + 1]).
+  const int32_t* offsets = nullptr;
+  /// masked: device i32 [groups], group g has counts[g] valid rows. Exactly one of the two is given.
+  const int32_t* counts = nullptr;
+};
+/// out rows of group g = a rows of g * w[g]^T; other rows are not touched. Same rule of rows as gemm.
+void grouped_gemm(Stream& stream, const GroupedGemmArgs& args);
+
+}  // namespace weft::ops
