@@ -8,24 +8,13 @@
 #include <string_view>
 #include <vector>
 
+#include "base/collective.h"
 #include "device/device.h"
 
 namespace weft::comm {
 
 using device::Stream;
 using device::TensorView;
-
-enum class Collective : uint8_t {
-  kAllReduce,
-  kReduceScatter,
-  kAllGather,
-  kAllToAll,
-  kBroadcast,
-  kBarrier,
-  kDispatch,
-  kCombine,
-};
-std::string_view collective_name(Collective op);
 
 /// A barrier that a running op enters with its peers: what dispatch and combine kernels synchronise with.
 /// Trivially copyable, so it may stand in an op's Args; valid as long as its Communicator lives.
