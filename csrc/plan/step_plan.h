@@ -51,7 +51,6 @@ enum class GraphMiss : uint8_t {
   kTooLarge,      // no bucket holds the batch (or, without padding, equals it)
   kRankCannot,    // some rank's batch needs eager
   kNormalDispatch,// deepep mode normal is not capturable
-  kNoSplit,       // graphs are captured with overlap, and the step does not split
   kEmpty,         // nothing to run
 };
 std::string_view graph_miss_name(GraphMiss miss);

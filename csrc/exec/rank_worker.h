@@ -1,0 +1,75 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "device/device.h"
+#include "exec/forward.h"
+#include "model/config.h"
+#include "model/weights.h"
+#include "plan/step_plan.h"
+
+namespace weft::exec {
+
+/// Sizes that every buffer follows from; resolved before a weight is read.
+struct ExecConfig {
+  plan::PlanConfig plan;
+  DType dtype = DType::kF32;        // of weights, activations and the KV cache
+  int64_t max_tokens = 0;           // rows of one DP rank in one step
+  int64_t max_seqs = 0;             // sequences of one DP rank in one step; also the number of request slots
+  int64_t max_context = 0;          // tokens of one sequence
+  int64_t page_size = 1;
+  int64_t num_pages = 0;            // of one DP rank
+  int64_t max_top_logprobs = 0;     // largest num_top that a row may ask
+  bool poison = false;              // tests: NaN in padding, workspaces and unused KV before every step
+  std::chrono::milliseconds timeout{60000};  // of every wait
+};
+
+/// A line of the memory ledger: bytes on one rank.
+struct MemoryItem {
+  std::string name;
+  int64_t num_bytes = 0;
+};
+/// All that a rank allocates, from the configuration alone.
+std::vector<MemoryItem> memory_ledger(const ExecConfig& config, const model::ModelConfig& model, int rank);
+
+/// Makes a rank's Communicators: group "tp" or "attn_tp" on a channel (one for each stream). Tests wrap them.
+using CommunicatorFactory =
+    std::function<std::unique_ptr<comm::Communicator>(plan::Group group, int channel)>;
+
+/// A finished step of one rank.
+struct StepDone {
+  ForwardOutput output;          // filled on attention-TP rank 0 of the DP rank, else empty
+  uint64_t trace_hash = 0;       // of the collectives that the rank enqueued
+};
+
+/// One rank: its device, streams, weights, KV cache, fixed buffers and graphs. All calls from the rank's thread.
+class RankWorker {
+ public:
+  RankWorker(int rank, ExecConfig config, const model::ModelConfig& model, device::Device& device,
+             const CommunicatorFactory& communicators);
+  ~RankWorker();
+  RankWorker(const RankWorker&) = delete;
+  RankWorker& operator=(const RankWorker&) = delete;
+
+  /// Reads this rank's shard.
+  void load(model::WeightSource& source, model::WeightCoverage& coverage);
+  /// Enqueues a step and returns. `input` must live until collect(). At most two steps may be uncollected.
+  void enqueue(const plan::StepPlan& plan, const ForwardInput& input);
+  /// Waits for the oldest uncollected step. Throws what failed on the device, a mismatch between the plan's
+  /// trace and the collectives that ran, or a timeout; names rank and op.
+  StepDone collect();
+
+  [[nodiscard]] const RankCounters& counters() const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace weft::exec
