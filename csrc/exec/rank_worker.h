@@ -11,7 +11,7 @@
 #include "device/device.h"
 #include "exec/forward.h"
 #include "model/config.h"
-#include "model/weights.h"
+#include "model/checkpoint.h"
 #include "plan/step_plan.h"
 
 namespace weft::exec {
