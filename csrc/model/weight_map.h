@@ -19,7 +19,7 @@ struct WeightId {
 struct WeightSourceSlice {
   std::string name = {};            // in the checkpoint
   std::vector<int64_t> full_shape = {};  // there
-  std::vector<Slice> slices;        // this rank's part, one a dimension; missing: whole
+  std::vector<Slice> slices = {};        // this rank's part, one a dimension; missing: whole
   int64_t group = -1;               // of a tensor [groups, rows, columns]; -1: the tensor has no groups
   int64_t row_begin = 0;            // first row that is filled
 };
