@@ -10,7 +10,8 @@ struct EmbeddingArgs {
   TensorView table;         // [shard_rows, hidden]
   int64_t vocab_begin = 0;  // first vocabulary id of this shard
 };
-/// out[t] = table[ids[t] - vocab_begin], or zeros if the id lies in another shard (a partial sum over ranks).
+/// out[t] = table[ids[t] - vocab_begin], or zeros if the id lies in another shard (a partial sum over ranks)
+/// or is negative (a padding row).
 void embedding(Stream& stream, const EmbeddingArgs& args);
 
 struct GatherRowsArgs {
