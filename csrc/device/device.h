@@ -83,10 +83,11 @@ struct Op {
 class Event {
  public:
   virtual ~Event() = default;
-  /// True once the last record has been reached (also if it was never recorded).
+  /// True once the last record has been reached (also if it was never recorded). Throws if the device failed,
+  /// or if the last record is part of a capture.
   [[nodiscard]] virtual bool query() const = 0;
   /// Blocks the host until the last record has been reached. Throws if an op before it failed, if `timeout`
-  /// passes (naming the op that the stream is in), or during a capture that contains the record.
+  /// passes (naming the op that the stream is in), or if the last record is part of a capture.
   virtual void wait_idle(std::chrono::milliseconds timeout) = 0;
 };
 
@@ -99,7 +100,8 @@ class Graph {
   [[nodiscard]] virtual std::vector<std::string> op_names() const = 0;
 };
 
-/// An in-order queue of ops, run asynchronously. Enqueuing never blocks on the ops. One host thread at a time.
+/// An in-order queue of ops, run asynchronously. Enqueuing never blocks on the ops. One host thread at a
+/// time.
 class Stream {
  public:
   virtual ~Stream() = default;
@@ -114,10 +116,11 @@ class Stream {
   /// Starts recording; ops are then stored, not run. Another stream joins the capture when it waits for an
   /// event recorded in it, and must be joined back before end_capture.
   virtual void begin_capture() = 0;
-  /// Throws if a stream that joined was not joined back.
+  /// Ends the capture, also when it throws: if a stream that joined was not joined back.
   [[nodiscard]] virtual std::unique_ptr<Graph> end_capture() = 0;
   [[nodiscard]] virtual bool is_capturing() const = 0;
-  /// Enqueues a whole graph as one unit. Throws if it uses something destroyed, or while capturing.
+  /// Enqueues a whole graph as one unit. Runs of one graph follow each other, on whatever streams. The graph
+  /// may be destroyed at once. Throws if it uses a destroyed buffer, or while capturing.
   virtual void replay(Graph& graph) = 0;
 
   /// Blocks the host until the stream is empty. Throws the first op's failure, or on `timeout` naming the op.
@@ -129,6 +132,7 @@ class Stream {
               const std::type_identity_t<Args>& args, std::span<const Access> accesses,
               OpKind kind = OpKind::kCompute) {
     static_assert(std::is_trivially_copyable_v<Args>, "op arguments are copied as bytes");
+    static_assert(alignof(Args) <= alignof(std::max_align_t), "op arguments are stored at this alignment");
     enqueue(Op{.name = name,
                .kind = kind,
                .trampoline =
@@ -185,10 +189,13 @@ class Device {
 
 struct CpuOptions {
   std::string name = "cpu:0";
-  int num_threads = 1;         // cores for this rank's ops
-  uint64_t random_order = 0;   // not 0: run ops one at a time, in a random legal order from this seed
-  int64_t drop_wait = -1;      // tests only: ignore the wait with this index (in enqueue order)
+  int num_threads = 1;        // cores for this rank's ops
+  uint64_t random_order = 0;  // not 0: run ops one at a time, in a random legal order from this seed
+  int64_t drop_wait = -1;     // tests only: ignore the wait with this index (in enqueue order)
 };
 [[nodiscard]] std::unique_ptr<Device> make_cpu_device(CpuOptions options);
+/// Waits that a CPU device has counted so far: the range of CpuOptions::drop_wait. Waits that could change
+/// nothing (for the own stream, or for an event that was never recorded) are not counted.
+[[nodiscard]] int64_t cpu_num_waits(const Device& device);
 
 }  // namespace weft::device

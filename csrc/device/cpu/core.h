@@ -1,0 +1,70 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "device/cpu/buffer_table.h"
+#include "device/cpu/health.h"
+#include "device/cpu/op_runner.h"
+#include "device/cpu/parallel.h"
+#include "device/cpu/stream_queue.h"
+#include "device/cpu/task_threads.h"
+#include "device/device.h"
+
+namespace weft::device::cpu {
+
+struct FreeDeleter {
+  void operator()(void* memory) const noexcept;
+};
+using Memory = std::unique_ptr<void, FreeDeleter>;
+
+/// What the parts of one CPU device share. Thread-safe.
+class Core {
+ public:
+  explicit Core(CpuOptions device_options);
+
+  [[nodiscard]] std::shared_ptr<StreamQueue> add_stream(const std::string& name);
+  /// Counts a wait that matters; true if a test wants this one left out.
+  [[nodiscard]] bool drops_wait();
+
+  /// Aligned memory for a buffer. Throws Error if there is not enough.
+  [[nodiscard]] Memory allocate(size_t num_bytes, const std::string& name);
+  /// Frees `memory` once all commands that are enqueued now are done, since they may use it.
+  void retire(Memory memory, size_t num_bytes);
+  /// Frees what is no longer in use.
+  void sweep();
+  [[nodiscard]] bool idle() const;
+
+  const CpuOptions options;
+  Health health;
+  BufferTable buffers;
+  HelperPool helpers;
+  CpuContext context;
+  OpRunner runner;
+  TaskThreads threads;
+  std::atomic<int64_t> num_waits{0};
+  std::atomic<size_t> allocated_bytes{0};
+
+ private:
+  struct Retired {
+    Memory memory;
+    size_t num_bytes;
+    std::vector<std::pair<std::shared_ptr<StreamQueue>, uint64_t>>
+        users;  // and the position that ends the use
+  };
+
+  [[nodiscard]] std::vector<std::shared_ptr<StreamQueue>> streams() const;
+
+  mutable std::mutex mutex_;
+  std::vector<std::weak_ptr<StreamQueue>> streams_;
+  uint32_t num_streams_ = 0;
+  std::list<Retired> retired_;
+};
+
+}  // namespace weft::device::cpu

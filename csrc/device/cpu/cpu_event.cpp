@@ -1,0 +1,36 @@
+#include "device/cpu/cpu_event.h"
+
+#include "base/error.h"
+
+namespace weft::device::cpu {
+
+void CpuEvent::check_on_host(const char* what) const {
+  WEFT_CHECK(
+      record_.capture == nullptr,
+      "{}: the event was recorded inside a capture (of stream '{}'), where nothing runs; record it again "
+      "after end_capture",
+      what, record_.stream->name());
+}
+
+bool CpuEvent::query() const {
+  check_on_host("Event::query");
+  core_->health.check();
+  return record_.stream == nullptr || record_.stream->progress().completed() >= record_.position;
+}
+
+void CpuEvent::wait_idle(std::chrono::milliseconds timeout) {
+  check_on_host("Event::wait_idle");
+  core_->health.check();
+  if (record_.stream == nullptr) return;
+  wait_on_host(*core_, *record_.stream, record_.position, timeout, "an event");
+}
+
+void wait_on_host(Core& core, StreamQueue& stream, uint64_t position, std::chrono::milliseconds timeout,
+                  const char* what) {
+  const bool in_time = stream.progress().wait_for(position, timeout, core.health.failed());
+  core.health.check();
+  WEFT_CHECK(in_time, "{} {}: waited {} ms for {}; the stream is in {}", core.options.name, stream.name(),
+             timeout.count(), what, stream.where());
+}
+
+}  // namespace weft::device::cpu
