@@ -19,7 +19,8 @@ struct CaptureFilter {
   int attn_tp_size = 1;
   int64_t tokens_per_req = 1;
 };
-/// Sizes that a runner captures (semantics 4.3). Throws Error if none is left, saying which rule removed them.
+/// Sizes that a runner captures (semantics 4.3). Throws Error if none is left, saying which rule removed
+/// them.
 std::vector<int64_t> filter_capture_sizes(std::span<const int64_t> sizes, const CaptureFilter& filter);
 
 /// The smallest bucket >= size, if there is one. `buckets` ascend.

@@ -10,7 +10,7 @@ enum class DeepEpMode : uint8_t { kAuto, kNormal, kLowLatency };
 
 /// How experts are reached in one step: rows gathered to all ranks, or rows sent to the experts' ranks.
 enum class DispatchMode : uint8_t { kNone, kNormal, kLowLatency };
-std::string_view dispatch_mode_name(DispatchMode mode);
+std::string_view dispatch_mode_name(DispatchMode mode);  // "none", "normal", "low_latency"
 
 /// The parallel configuration of one model replica, as resolved from the flags of the same names.
 struct ParallelConfig {
@@ -34,7 +34,7 @@ struct ParallelConfig {
   /// Dense FFNs are computed whole by each rank on its own rows.
   [[nodiscard]] bool dense_is_scattered() const { return moe_dense_tp_size == 1; }
 
-  /// The predicates of SGLang's utils/common.py (semantics 4.5).
+  /// The predicates of SGLang's utils/common.py (semantics 4.5). DP attention over one group gathers nothing.
   [[nodiscard]] bool require_mlp_tp_gather() const;
   [[nodiscard]] bool require_attn_tp_gather() const;
   [[nodiscard]] bool require_gathered_buffer() const {
@@ -46,5 +46,9 @@ struct ParallelConfig {
   /// ep_size against tp_size, moe_dense_tp_size outside {None, 1, tp_size}, DP LM head without DP attention.
   void validate() const;
 };
+
+/// How a step reaches its experts (semantics 6.1): kNone without a dispatch backend, else deepep_mode, where
+/// auto is normal iff any DP rank extends.
+DispatchMode dispatch_mode(const ParallelConfig& parallel, bool is_extend_in_batch);
 
 }  // namespace weft::plan

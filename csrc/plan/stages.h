@@ -11,16 +11,16 @@
 
 namespace weft::plan {
 
-/// One operation of a layer, as the stage executor knows it. The *Wait halves end what an operation started on
-/// the communication stream; without overlap both halves run on the compute stream.
+/// One operation of a layer, as the stage executor knows it. The *Wait halves end what an operation started
+/// on the communication stream; without overlap both halves run on the compute stream.
 enum class LayerOp : uint8_t {
-  kPrepareAttn,    // boundary into attention (norm; all-gather)
-  kAttnPrepare,    // projections, q/k norm, rope, KV write
-  kAttnCore,       // attention and output projection
-  kPrepareMlp,     // boundary into the FFN; a gather is only started
+  kPrepareAttn,  // boundary into attention (norm; all-gather)
+  kAttnPrepare,  // projections, q/k norm, rope, KV write
+  kAttnCore,     // attention and output projection
+  kPrepareMlp,   // boundary into the FFN; a gather is only started
   kPrepareMlpWait,
-  kMlp,            // dense FFN
-  kGate,           // router logits
+  kMlp,   // dense FFN
+  kGate,  // router logits
   kSelectExperts,
   kDispatchA,
   kDispatchB,
@@ -28,11 +28,12 @@ enum class LayerOp : uint8_t {
   kSharedExperts,
   kCombineA,
   kCombineB,
-  kOutput,         // joins routed and shared experts
-  kPostprocess,    // boundary out of the FFN; a scatter is only started
+  kOutput,       // joins routed and shared experts
+  kPostprocess,  // boundary out of the FFN; a scatter is only started
   kPostprocessWait,
 };
-std::string_view layer_op_name(LayerOp op);  // SGLang's: "op_comm_prepare_attn", "op_dispatch_a", ...
+/// SGLang's: "op_comm_prepare_attn", "op_dispatch_a", ...; a *Wait half adds "_wait".
+std::string_view layer_op_name(LayerOp op);
 
 struct StageOp {
   int layer = 0;
@@ -40,24 +41,36 @@ struct StageOp {
 };
 using Stage = std::vector<StageOp>;
 
-/// How the layers of a model are cut for overlap. `schedule` is kExtend or kDecode: the step's, not the rank's.
+/// How the layers of a model are cut for overlap. `schedule` is kExtend or kDecode: the step's, not the
+/// rank's.
 struct StagePlan {
   std::vector<Stage> stages;
   int delta_stages = 0;
 };
 
-/// Operations and yields of all layers (semantics 1.8), dense layers and dispatch mode kNone included:
-///  EXTEND, dispatched: prepare_attn attn_prepare attn_core prepare_mlp prepare_mlp_wait gate select_experts
-///    dispatch_a | dispatch_b experts combine_a | shared_experts combine_b output postprocess postprocess_wait
-///  DECODE, dispatched: delta 2, with yields as SGLang's DeepSeek strategy.
-///  gathered or dense: ... prepare_mlp | prepare_mlp_wait (gate select_experts experts shared_experts output, or
-///    mlp) postprocess | postprocess_wait; the same for DECODE, with a yield after attn_prepare and delta 2.
-/// has_shared_experts leaves out kSharedExperts. A trailing yield makes no stage.
-StagePlan make_stage_plan(const std::vector<LayerLayout>& layouts, ForwardMode schedule, DispatchMode dispatch,
-                          bool has_shared_experts);
+/// Operations and yields ("|") of all layers (semantics 1.8), dense layers and dispatch mode kNone included.
+/// Stages of neighbouring layers merge where no yield stands between them; a trailing yield makes no stage.
+///  EXTEND, delta 0
+///    dispatched: prepare_attn attn_prepare attn_core prepare_mlp prepare_mlp_wait gate select_experts
+///    dispatch_a |
+///      dispatch_b experts combine_a | shared_experts combine_b output postprocess postprocess_wait
+///    gathered: prepare_attn attn_prepare attn_core prepare_mlp | prepare_mlp_wait gate select_experts
+///    experts
+///      shared_experts output postprocess | postprocess_wait
+///  DECODE, delta 2
+///    dispatched, shared experts (SGLang's DeepSeek): prepare_attn attn_prepare | attn_core prepare_mlp
+///      prepare_mlp_wait gate select_experts | dispatch_a shared_experts | dispatch_b experts combine_a |
+///      combine_b | output postprocess postprocess_wait
+///    dispatched, none (SGLang's Qwen3-MoE): ... | dispatch_a | dispatch_b experts combine_a |
+///      combine_b output postprocess postprocess_wait |
+///    gathered: prepare_attn attn_prepare | attn_core prepare_mlp | (as EXTEND)
+///  dense layers: as gathered, with mlp for gate ... output
+/// Throws Error if `schedule` is neither kExtend nor kDecode.
+StagePlan make_stage_plan(const std::vector<LayerLayout>& layouts, ForwardMode schedule,
+                          DispatchMode dispatch, bool has_shared_experts);
 
 /// The order in which two micro-batches run their stages: {micro_batch, stage} pairs. a runs `delta` stages
-/// alone, then they alternate, then b ends alone.
+/// alone, then they alternate, then b ends alone; with delta >= num_stages, all of a and then all of b.
 std::vector<std::pair<int, int>> stage_order(int num_stages, int delta_stages);
 
 }  // namespace weft::plan

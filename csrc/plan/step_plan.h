@@ -12,22 +12,25 @@
 namespace weft::plan {
 
 /// What one DP rank says of its batch: all that the agreement may depend on. Fixed size, plain bytes.
+///
+/// IDLE and PREBUILT have no rows; every other mode has at least one. Of a rank without rows only the first
+/// four fields count.
 struct RankState {
   uint64_t step_id = 0;
-  uint64_t config_hash = 0;
-  uint64_t trace_hash = 0;  // of the collectives of the previous step
+  uint64_t config_hash = 0;  // PlanConfig::hash()
+  uint64_t trace_hash = 0;   // shared_trace_hash() of the previous step
   ForwardMode mode = ForwardMode::kIdle;
-  uint8_t can_graph = 1;     // this rank's batch may replay a graph (no feature of it needs eager)
-  uint8_t can_split = 1;     // the splitter found a split (idle: 1)
-  int64_t num_tokens = 0;    // rows of the batch; requests in decode
-  int64_t num_seqs = 0;
-  int64_t num_logit_rows = 0;
-  int64_t split_tokens[2] = {0, 0};  // tokens of each micro-batch, if split
+  uint8_t can_graph = 1;             // this rank's batch may replay a graph (no feature of it needs eager)
+  uint8_t can_split = 1;             // the splitter found a split
+  int64_t num_tokens = 0;            // rows of the batch; requests in decode
+  int64_t num_seqs = 0;              // <= num_tokens
+  int64_t num_logit_rows = 0;        // <= num_tokens
+  int64_t split_tokens[2] = {0, 0};  // tokens of each micro-batch; they sum to num_tokens if can_split
 };
 
 enum class TboPolicy : uint8_t {
   kAny,     // one schedule for the step, EXTEND's if any rank extends; modes may differ
-  kSglang,  // modes other than IDLE must agree, else no overlap
+  kSglang,  // modes other than IDLE must agree and every rank must be able to split, else no overlap
 };
 
 /// What every rank knows from the start, and agrees on.
@@ -40,45 +43,55 @@ struct PlanConfig {
   int64_t low_latency_rows = 1;        // the same for low-latency dispatch
   int64_t logit_chunk_rows = 1;        // logit rows of one DP rank in one pass of the LM head
 
+  /// Rows of a DP rank are padded to a multiple of this: attn_tp_size where a boundary may shard rows over
+  /// the attention-TP group (require_gathered_buffer()), else 1: plain tensor parallel pads nothing.
+  [[nodiscard]] int64_t row_alignment() const {
+    return parallel.require_gathered_buffer() ? parallel.attn_tp_size() : 1;
+  }
   [[nodiscard]] uint64_t hash() const;
+  /// Throws Error unless parallel is valid, chunk sizes are positive, buckets ascend and are multiples of
+  /// row_alignment() (of twice that with two-batch overlap: every graph then holds two micro-batches of half
+  /// the rows), and a graph's rows fit into one low-latency chunk.
+  void validate() const;
 };
 
-/// Why a DP rank's step does not replay a graph.
+/// Why a DP rank's step does not replay a graph. The first that holds, in this order: kEmpty, kDisabled,
+/// kExtend, kNormalDispatch, kRankCannot, kTooLarge.
 enum class GraphMiss : uint8_t {
-  kNone,          // it replays
-  kDisabled,      // no buckets
-  kExtend,        // some rank extends
-  kTooLarge,      // no bucket holds the batch (or, without padding, equals it)
-  kRankCannot,    // some rank's batch needs eager
-  kNormalDispatch,// deepep mode normal is not capturable
-  kEmpty,         // nothing to run
+  kNone,            // it replays
+  kDisabled,        // no buckets
+  kExtend,          // some rank extends
+  kTooLarge,        // no bucket holds the batch (or, without padding, equals it)
+  kRankCannot,      // some rank's batch needs eager
+  kNormalDispatch,  // deepep mode normal is not capturable
+  kEmpty,           // nothing to run
 };
-std::string_view graph_miss_name(GraphMiss miss);
+std::string_view graph_miss_name(GraphMiss miss);  // "none", "disabled", "extend", "too_large", ...
 
 /// One micro-batch, for all DP ranks.
 struct MicroBatchPlan {
-  std::vector<int64_t> num_tokens;  // real rows of each DP rank
-  std::vector<int64_t> rows;        // rows with padding: multiples of attn_tp_size
+  std::vector<int64_t> num_tokens;           // real rows of each DP rank
+  std::vector<int64_t> rows;                 // rows with padding: multiples of PlanConfig::row_alignment()
   PaddingMode padding = PaddingMode::kNone;  // kNone when nothing is gathered
-  std::vector<int64_t> start;       // first row of each DP rank in the gathered buffer
-  int64_t gathered_rows = 0;        // rows of the gathered buffer; 0 when nothing is gathered
-  int64_t expert_chunks = 1;        // times that dispatch, experts, combine run
+  std::vector<int64_t> start;  // first row of each DP rank in the gathered buffer; zeros when none is
+  int64_t gathered_rows = 0;   // rows of the gathered buffer; 0 when nothing is gathered
+  int64_t expert_chunks = 1;   // times that dispatch, experts, combine run
 };
 
 /// All that ranks must agree on about one step. The same on every rank, bit for bit.
 struct StepPlan {
   uint64_t step_id = 0;
-  bool run = false;                  // false: no rank has rows, nothing happens
+  bool run = false;  // false: no rank has rows, nothing happens
   bool is_extend_in_batch = false;
-  std::vector<ForwardMode> modes;    // of each DP rank
+  std::vector<ForwardMode> modes;               // of each DP rank
   ForwardMode schedule = ForwardMode::kDecode;  // kExtend or kDecode: whose stage list all ranks run
   DispatchMode dispatch = DispatchMode::kNone;
   bool tbo = false;
-  std::string_view no_tbo_reason;    // empty if tbo, or if overlap is off
-  std::vector<MicroBatchPlan> micro_batches;    // one, or two with tbo
-  std::vector<int64_t> graph_bucket; // of each DP rank: rows to replay, 0 for eager
+  std::string_view no_tbo_reason;             // empty if tbo, or if overlap is off; points to static text
+  std::vector<MicroBatchPlan> micro_batches;  // one, or two with tbo
+  std::vector<int64_t> graph_bucket;          // of each DP rank: rows to replay, 0 for eager
   std::vector<GraphMiss> graph_miss;
-  std::vector<int64_t> logit_rows;   // of each DP rank, as run (a replayed rank: its bucket)
+  std::vector<int64_t> logit_rows;  // of each DP rank, as run (a replayed rank: its bucket)
   int64_t logit_chunks = 1;
 
   /// Over everything above.
@@ -86,12 +99,34 @@ struct StepPlan {
 };
 
 /// The agreement: pure, host only, no clock, no globals. `states` holds one entry a DP rank.
+/// Throws Error if a state contradicts itself, or if the states disagree on step, configuration or last
+/// trace, naming the DP rank; or if config is not valid.
 ///
-/// Rules: semantics 2.2 (idle batches), 2.3 and 3.1 (padding), 4.4 (graphs; one shared bucket when anything is
-/// gathered, each rank's own otherwise), 6.1 (dispatch mode), 1.7 (overlap, policy kSglang). An idle rank takes
-/// part with zero rows. With policy kAny the step splits if every rank with tokens can be split or has at least
-/// one row in some micro-batch, and some rank has rows in both.
-/// Throws Error if the states disagree on step, configuration or last trace, naming the DP rank.
+/// run: some rank has rows. A rank without rows takes part with zero rows.
+/// Schedule: kExtend if any rank extends, else kDecode. Dispatch: dispatch_mode() (semantics 6.1).
+///
+/// Graphs are possible iff there are buckets, no rank extends, dispatch is not kNormal, and all ranks with
+/// rows can_graph.
+/// - Rows are gathered (require_mlp_tp_gather()): one bucket for every rank, the smallest that holds the
+/// largest
+///   batch; if there is none, nobody replays.
+/// - Nothing is gathered: each rank replays its own bucket. A miss is local: that rank runs eager while
+/// others
+///   replay, which is legal as low-latency dispatch is independent of shapes. If the eager rows exceed one
+///   low-latency chunk, nobody replays (a graph has one chunk). A rank without rows replays the smallest
+///   bucket if some rank with rows replays, else it misses as kTooLarge.
+/// Without graph_padding only a batch of exactly a bucket's size replays.
+/// A replayed rank has rows and logit_rows = its bucket. With two-batch overlap enabled every graph is a TBO
+/// graph: tbo is true, each micro-batch has half the bucket's rows, and real tokens fall to them by
+/// replay_split(); a rank that is eager in such a step splits as below.
+///
+/// Overlap of an eager step: policy kAny splits iff some rank has rows in both micro-batches; a rank that
+/// cannot split puts all its rows in the first. Policy kSglang wants in addition that modes other than IDLE
+/// and PREBUILT are equal and that every rank with rows can split (semantics 1.7).
+///
+/// Padding: when rows are gathered, by dp_padding() for each micro-batch on its own (graphs: MAX_LEN); else
+/// each rank pads to row_alignment() alone. expert_chunks: over all ranks, the most that rows / attn_tp_size
+/// needs (1 without dispatch). logit_chunks: the same for logit_rows and logit_chunk_rows.
 StepPlan make_step_plan(const std::vector<RankState>& states, const PlanConfig& config);
 
 }  // namespace weft::plan

@@ -26,6 +26,7 @@ struct CollectiveRecord {
   int layer = -1;  // -1: before or after the layers
 
   bool operator==(const CollectiveRecord&) const = default;
+  /// "all_gather of 4096 bf16 in tp, micro-batch 1, layer 3"
   [[nodiscard]] std::string describe() const;
 };
 
@@ -38,9 +39,36 @@ struct ModelShape {
   bool has_shared_experts = false;
 };
 
-/// Collectives that `rank` executes, in the order in which it enqueues them, without running anything.
-std::vector<CollectiveRecord> step_trace(const StepPlan& plan, const PlanConfig& config, const ModelShape& model,
-                                         int rank);
+/// Collectives that `rank` executes, in the order in which it enqueues them on the host, without running
+/// anything. Empty if nothing runs. The kTp records are the same on every rank; the kAttnTp records inside
+/// each group.
+///
+/// Embedding of micro-batch 0, then 1; the stages of make_stage_plan() in stage_order() (without overlap one
+/// after the other); the LM head. P: the micro-batch's rows of the rank's DP rank; t, n: attn_tp_size,
+/// tp_size; G: gathered_rows; H: hidden. dtype is the model's unless said; what has count 0 or a group of one
+/// rank is left out, dispatch and combine excepted: they are called whatever the group.
+///  embedding (layer -1)   all_reduce(attn_tp, P*H)
+///  kPrepareAttn           scattered_to_tp_attn_full: all_gather(attn_tp, P*H)
+///  kPrepareMlp  simple    nothing
+///               gather    [input layout SCATTERED: all_gather(attn_tp, P*H) of the residual, first]
+///                         attn_dp == 1: all_reduce(attn_tp, P*H)
+///                         attn_dp > 1:  reduce_scatter(attn_tp, P*H), all_gather(tp, G*H)
+///               scatter   reduce_scatter(attn_tp, P*H)
+///  kDispatchA             dispatch(tp, C*n*H) of chunk 0; C: the dispatch mode's chunk rows
+///  kExperts (dispatched)  for chunks 0 .. expert_chunks - 2: combine of it, dispatch of the next
+///  kCombineA              combine(tp, C*n*H) of the last chunk
+///  kPostprocess FFN is FULL: the sum that it owes: attn_dp == 1: all_reduce(attn_tp, P*H), although its name
+///  is
+///                         trivial; attn_dp > 1: reduce_scatter(tp, G*H), all_gather(attn_tp, P*H)
+///               gather    all_gather(attn_tp, P*H)
+///  LM head (layer -1, micro-batch 0), each pass c of logit_chunks, L_d = rows of DP rank d in it:
+///    attn_dp > 1, no DP LM head: all_gather(tp, sum L_d * H); all_gather(tp, f32, n * sum L_d * ceil(vocab /
+///    n)) else: all_gather(attn_tp, f32, t * L_d * ceil(vocab / t)) with the rank's own L_d
+std::vector<CollectiveRecord> step_trace(const StepPlan& plan, const PlanConfig& config,
+                                         const ModelShape& model, int rank);
+/// Over every record: what one rank ran, or was to run.
 uint64_t trace_hash(const std::vector<CollectiveRecord>& trace);
+/// Over the kTp records alone: the same on every rank, so it goes into RankState::trace_hash.
+uint64_t shared_trace_hash(const std::vector<CollectiveRecord>& trace);
 
 }  // namespace weft::plan

@@ -1,0 +1,119 @@
+#include "plan/layout.h"
+
+#include "base/error.h"
+
+namespace weft::plan {
+namespace {
+
+// Token axes along which the rows of a layout are sharded; an axis of size 1 shards nothing.
+struct Axes {
+  bool attn_dp = false;
+  bool attn_tp = false;
+  bool operator==(const Axes&) const = default;
+};
+
+Axes axes_of(Layout layout, const ParallelConfig& parallel) {
+  const bool has_dp = parallel.attn_dp_size() > 1;
+  const bool has_tp = parallel.attn_tp_size() > 1;
+  switch (layout) {
+    case Layout::kScattered:
+      return {has_dp, has_tp};
+    case Layout::kTpAttnFull:
+      return {has_dp, false};
+    case Layout::kFull:
+      return {false, false};
+  }
+  return {};
+}
+
+bool same(Layout a, Layout b, const ParallelConfig& parallel) {
+  return axes_of(a, parallel) == axes_of(b, parallel);
+}
+
+PrepareMlp prepare_mlp_of(const LayerLayout& layer, const ParallelConfig& parallel) {
+  if (parallel.attn_tp_size() == 1 && same(layer.attn, layer.mlp, parallel) &&
+      same(layer.input, layer.middle_residual, parallel)) {
+    return PrepareMlp::kSimple;
+  }
+  return layer.mlp == Layout::kFull ? PrepareMlp::kGatherHiddenStatesAndResidual
+                                    : PrepareMlp::kScatterHiddenStatesAndResidual;
+}
+
+Postprocess postprocess_of(const LayerLayout& layer, const ParallelConfig& parallel) {
+  if (same(layer.mlp, layer.output, parallel)) return Postprocess::kTrivial;
+  return layer.mlp == Layout::kFull ? Postprocess::kScatterHiddenStates : Postprocess::kGather;
+}
+
+}  // namespace
+
+std::string_view layout_name(Layout layout) {
+  switch (layout) {
+    case Layout::kScattered:
+      return "SCATTERED";
+    case Layout::kTpAttnFull:
+      return "TP_ATTN_FULL";
+    case Layout::kFull:
+      return "FULL";
+  }
+  return "?";
+}
+
+std::string_view prepare_attn_name(PrepareAttn op) {
+  return op == PrepareAttn::kTrivial ? "trivial" : "scattered_to_tp_attn_full";
+}
+
+std::string_view prepare_mlp_name(PrepareMlp op) {
+  switch (op) {
+    case PrepareMlp::kSimple:
+      return "simple";
+    case PrepareMlp::kGatherHiddenStatesAndResidual:
+      return "gather_hidden_states_and_residual";
+    case PrepareMlp::kScatterHiddenStatesAndResidual:
+      return "scatter_hidden_states_and_residual";
+  }
+  return "?";
+}
+
+std::string_view postprocess_name(Postprocess op) {
+  switch (op) {
+    case Postprocess::kTrivial:
+      return "trivial";
+    case Postprocess::kScatterHiddenStates:
+      return "scatter_hidden_states";
+    case Postprocess::kGather:
+      return "gather";
+  }
+  return "?";
+}
+
+std::vector<LayerLayout> layer_layouts(const std::vector<bool>& sparse_pattern,
+                                       const ParallelConfig& parallel) {
+  parallel.validate();
+  const bool dispatched = parallel.a2a_backend != A2aBackend::kNone;
+  std::vector<LayerLayout> layers(sparse_pattern.size());
+  Layout input = Layout::kTpAttnFull;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    LayerLayout& layer = layers[i];
+    const bool is_last = i + 1 == layers.size();
+    layer.sparse = sparse_pattern[i];
+    layer.input = input;
+    layer.attn = Layout::kTpAttnFull;
+    const bool scattered = layer.sparse ? dispatched : parallel.dense_is_scattered();
+    layer.mlp = scattered ? Layout::kScattered : Layout::kFull;
+    layer.middle_residual = scattered ? Layout::kScattered : Layout::kTpAttnFull;
+    // The last dense layer hands over to overlapped MoE layers with full rows, as the splitter of SGLang
+    // wants.
+    const bool hand_over = !is_last && !layer.sparse && sparse_pattern[i + 1] &&
+                           parallel.dense_is_scattered() && parallel.enable_two_batch_overlap;
+    layer.output = scattered && !is_last && !hand_over ? Layout::kScattered : Layout::kTpAttnFull;
+
+    layer.prepare_attn =
+        same(layer.input, layer.attn, parallel) ? PrepareAttn::kTrivial : PrepareAttn::kScatteredToTpAttnFull;
+    layer.prepare_mlp = prepare_mlp_of(layer, parallel);
+    layer.postprocess = postprocess_of(layer, parallel);
+    input = layer.output;
+  }
+  return layers;
+}
+
+}  // namespace weft::plan

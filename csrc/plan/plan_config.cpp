@@ -1,0 +1,66 @@
+#include "base/error.h"
+#include "plan/fnv.h"
+#include "plan/step_plan.h"
+
+namespace weft::plan {
+
+void PlanConfig::validate() const {
+  parallel.validate();
+  WEFT_CHECK(normal_chunk_rows >= 1 && low_latency_rows >= 1 && logit_chunk_rows >= 1,
+             "plan: normal_chunk_rows={}, low_latency_rows={} and logit_chunk_rows={} must be at least 1",
+             normal_chunk_rows, low_latency_rows, logit_chunk_rows);
+  const int64_t micro_batches = parallel.enable_two_batch_overlap ? 2 : 1;
+  const int64_t multiple = row_alignment() * micro_batches;
+  int64_t last = 0;
+  for (const int64_t bucket : graph_buckets) {
+    WEFT_CHECK(bucket > last, "plan: graph bucket {} after {}; buckets are positive and ascend", bucket,
+               last);
+    WEFT_CHECK(
+        bucket % multiple == 0,
+        "plan: graph bucket {} is no multiple of {} (attention TP ranks {}, micro-batches {}); make the list "
+        "with filter_capture_sizes",
+        bucket, multiple, row_alignment(), micro_batches);
+    last = bucket;
+  }
+  const bool low_latency = dispatch_mode(parallel, false) == DispatchMode::kLowLatency;
+  WEFT_CHECK(
+      !low_latency || last / micro_batches / parallel.attn_tp_size() <= low_latency_rows,
+      "plan: graph bucket {} has {} rows a rank in a micro-batch, more than low_latency_rows={}; a graph has "
+      "one expert chunk",
+      last, last / micro_batches / parallel.attn_tp_size(), low_latency_rows);
+}
+
+uint64_t PlanConfig::hash() const {
+  const ParallelConfig& p = parallel;
+  return Fnv()
+      .add(p.tp_size)
+      .add(p.dp_size)
+      .add(p.enable_dp_attention)
+      .add(p.ep_size)
+      .add(p.a2a_backend)
+      .add(p.deepep_mode)
+      .add(p.moe_dense_tp_size)
+      .add(p.enable_dp_lm_head)
+      .add(p.enable_two_batch_overlap)
+      .add(tbo_policy)
+      .add(graph_buckets)
+      .add(graph_padding)
+      .add(normal_chunk_rows)
+      .add(low_latency_rows)
+      .add(logit_chunk_rows)
+      .value();
+}
+
+uint64_t StepPlan::hash() const {
+  Fnv fnv;
+  fnv.add(step_id).add(run).add(is_extend_in_batch).add(modes).add(schedule).add(dispatch);
+  fnv.add(tbo).add(no_tbo_reason).add(micro_batches.size());
+  for (const MicroBatchPlan& batch : micro_batches) {
+    fnv.add(batch.num_tokens).add(batch.rows).add(batch.padding).add(batch.start);
+    fnv.add(batch.gathered_rows).add(batch.expert_chunks);
+  }
+  fnv.add(graph_bucket).add(graph_miss).add(logit_rows).add(logit_chunks);
+  return fnv.value();
+}
+
+}  // namespace weft::plan
