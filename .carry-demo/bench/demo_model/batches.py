@@ -35,7 +35,7 @@ class BatchShape:
     long_length: int = 1792
     medium_pairs: tuple[int, int] = (8, 40)
     long_pairs: tuple[int, int] = (41, 200)
-    max_labels: int = 24576
+    max_labels: int = 28672
 
     def segments(self) -> tuple[Segment, ...]:
         start, result = 0, []

@@ -83,7 +83,7 @@ class MlaAttention final : public Attention {
                     {.out = q_input, .x = q_input, .weight = weights_.view(q_norm_), .eps = eps_});
     }
     const auto q = query(c);
-    ops::gemm(*c.stream, {.out = q.reshape({rows, heads_ * q.shape[2]}), .a = q_input, .w = weights_.view(q_b_)});
+    ops::gemm(*c.stream, {.out = q.reshape({rows, heads_ * q.shape[2]}), .a = q_input, .w = weights_.view(q_b_), .bias = {}});
 
     const auto kv = c.scratch->view(ScratchId::kKvLatent, dtype_, {rows, mla_.kv_lora_rank + mla_.qk_rope_head_dim});
     ops::gemm(*c.stream, {.out = kv, .a = c.x, .w = weights_.view(kv_a_), .bias = bias_view(weights_, kv_a_bias_)});

@@ -4,7 +4,7 @@ Pure Python, standard library only, the same items on every machine. Five skills
 
 - `WORD_PROBLEM`: one or two steps of arithmetic in plain English, answered with a worked line and `#### N`;
 - `COPY`, `REVERSE`: a string of capital letters and digits;
-- `SORT`: two-digit numbers, ascending;
+- `SORT`: numbers of two or three digits, ascending;
 - `LOOKUP`: the value of one key in a list of 8 to 200 pairs.
 
 No item of one split occurs in another. Splits draw from different seeds, and an item belongs to the split that a
@@ -156,7 +156,7 @@ _COPY_PROMPTS = (
     'Copy this text: "{s}"',
     'Repeat this text exactly: "{s}"',
     'Write "{s}" once more.',
-    'What does the sign say if it says "{s}"?',
+    'Type "{s}" again.',
 )
 _REVERSE_PROMPTS = (
     'Reverse this text: "{s}"',
@@ -186,7 +186,7 @@ _LOOKUP_QUESTIONS = (
 
 def _sample_string(split: Split, rng: random.Random) -> str:
     while True:
-        string = "".join(rng.choices(_SYMBOLS, k=rng.randint(4, 16)))
+        string = "".join(rng.choices(_SYMBOLS, k=rng.randint(4, 24)))
         if _split_of(f"string/{string}") is split:
             return string
 
@@ -203,7 +203,7 @@ def _sample_reverse(split: Split, rng: random.Random) -> Example:
 
 def _sample_sort(split: Split, rng: random.Random) -> Example:
     while True:
-        numbers = rng.sample(range(10, 100), rng.randint(4, 12))
+        numbers = rng.sample(range(10, 1000 if rng.random() < 0.5 else 100), rng.randint(4, 12))
         answer = " ".join(map(str, sorted(numbers)))
         if _split_of(f"sort/{answer}") is split:
             break
@@ -408,7 +408,21 @@ _TEMPLATES: tuple[tuple[_Plan, str, str], ...] = (
     (_DIV, "{x}", "{b} friends share {a} {x} equally. How many {x} does each friend get?"),
     (_DIV, "{c}", "Each {c1} holds {b} {x}. How many {c} does {A} need for {a} {x}?"),
     (_DIV, "dollars", "{A} paid {a} dollars for {b} {x}. How much did each one cost?"),
+    (_ADD, "{x}", "{A} has {a} {x}. Then {A} gets {b} more {x}. How many {x} does {A} have now?"),
+    (_ADD, "{x}", "{A} picked {a} {x} and {B} picked {b} {x}. How many {x} did they pick in total?"),
+    (_ADD, "", "What is {a} plus {b}?"),
+    (_SUB, "{x}", "{A} has {a} {x} and loses {b} of them. How many {x} are left?"),
+    (_SUB, "{x}", "{A} has {a} {x} and {B} has {b} {x}. How many more {x} does {A} have than {B}?"),
+    (_SUB, "", "What is {a} minus {b}?"),
+    (_MUL, "{x}", "A {c1} holds {a} {x}. How many {x} do {b} {c} hold?"),
+    (_MUL, "", "What is {a} times {b}?"),
+    (_DIV, "{x}", "{A} shares {a} {x} equally among {b} friends. How many {x} does each friend get?"),
+    (_DIV, "", "What is {a} divided by {b}?"),
     # two steps
+    (_ADD_SUB, "{x}", "{A} had {a} {x}. {A} got {b} more from {B} and then sold {c_}. How many {x} are left?"),
+    (_SUB_SUB, "{x}", "There were {a} {x} at {p}. {A} took {b} and {B} took {c_}. How many {x} are left?"),
+    (_MUL_ADD, "{x}", "{A} buys {b} {c} of {a} {x} each and gets {c_} more {x} from {B}. "
+     "How many {x} does {A} have now?"),
     (_ADD_ADD, "{x}", "{A} found {a} {x} on {d}, {b} the next day and {c_} the day after. How many {x} in all?"),
     (_ADD_ADD, "{x}", "{p} has {a} {x}. {A} brings {b} {x} and {B} brings {c_}. How many {x} are there now?"),
     (_ADD_ADD, "dollars", "{A} spent {a} dollars on {x}, {b} dollars on food and {c_} dollars on a gift. "
@@ -541,7 +555,7 @@ def _sample_word_problem(split: Split, rng: random.Random) -> Example:
     work = f"{steps[0]}" if len(steps) == 1 else f"First {steps[0]}, then {steps[1]}"
     final = str(steps[-1].result)
     prompt = text.format(**slots)
-    answer = f"{work} {unit.format(**slots)}.\n#### {final}"
+    answer = f"{work} {unit.format(**slots)}".rstrip() + f".\n#### {final}"
     return Example(prompt[0].upper() + prompt[1:], answer, final, Skill.WORD_PROBLEM)
 
 

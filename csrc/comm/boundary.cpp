@@ -1,0 +1,169 @@
+#include "comm/boundary.h"
+
+#include <utility>
+
+#include "ops/elementwise.h"
+#include "ops/rms_norm.h"
+
+namespace weft::comm {
+
+using plan::Layout;
+using plan::LayerLayout;
+using plan::Postprocess;
+using plan::PrepareAttn;
+using plan::PrepareMlp;
+
+Boundary::Boundary(BoundaryRows rows, BoundaryBuffers buffers, BoundaryStreams streams, Communicator& attn_tp_inner,
+                   Communicator& attn_tp, Communicator& tp, int attn_dp_size, float eps)
+    : rows_(std::move(rows)),
+      buffers_(buffers),
+      streams_(streams),
+      attn_tp_inner_(attn_tp_inner),
+      attn_tp_(attn_tp),
+      tp_(tp),
+      attn_dp_size_(attn_dp_size),
+      eps_(eps) {}
+
+void Boundary::fork() const {
+  if (streams_.comm == streams_.compute) return;
+  streams_.compute->record(*streams_.fork);
+  streams_.comm->wait(*streams_.fork);
+}
+
+void Boundary::join_record() const {
+  if (streams_.comm != streams_.compute) streams_.comm->record(*streams_.join);
+}
+
+void Boundary::join_wait() const {
+  if (streams_.comm != streams_.compute) streams_.compute->wait(*streams_.join);
+}
+
+void Boundary::add_norm(const TensorView& h, const TensorView& residual, const TensorView& x,
+                        const TensorView& norm) {
+  if (has_residual_) {
+    ops::add_rms_norm(*streams_.compute, {.out = h, .residual = residual, .x = x, .weight = norm, .eps = eps_});
+    return;
+  }
+  ops::cast(*streams_.compute, {.out = residual, .x = x});
+  ops::rms_norm(*streams_.compute, {.out = h, .x = x, .weight = norm, .eps = eps_});
+  has_residual_ = true;
+}
+
+void Boundary::prepare_attn(const LayerLayout& layer, const TensorView& norm) {
+  auto& b = buffers_;
+  if (layer.prepare_attn == PrepareAttn::kTrivial) {
+    add_norm(b.h, b.residual, b.x, norm);
+    return;
+  }
+  add_norm(slice(b.h), slice(b.residual), slice(b.x), norm);
+  attn_tp_inner_.all_gather(*streams_.compute, b.h, slice(b.h));
+}
+
+void Boundary::start_prepare_mlp(const LayerLayout& layer, const TensorView& norm) {
+  auto& b = buffers_;
+  auto& comm = *streams_.comm;
+  switch (layer.prepare_mlp) {
+    case PrepareMlp::kSimple:
+      break;
+    case PrepareMlp::kScatterHiddenStatesAndResidual:
+      fork();
+      attn_tp_.reduce_scatter(comm, slice(b.x), b.x);
+      join_record();
+      break;
+    case PrepareMlp::kGatherHiddenStatesAndResidual: {
+      const bool whole = attn_dp_size_ > 1 && attn_tp_.size() == 1;
+      if (whole) add_norm(b.h, b.residual, b.x, norm);
+      fork();
+      if (layer.input == Layout::kScattered && attn_tp_.size() > 1) {
+        attn_tp_.all_gather(comm, b.residual, slice(b.residual));
+      }
+      if (attn_dp_size_ == 1) {
+        attn_tp_.all_reduce(comm, b.x, b.x);
+      } else if (whole) {
+        tp_.all_gather_v(comm, b.gathered, b.h, rows_.rank_rows);
+      } else {
+        // The sum with the residual is gathered before the norm: each rank then has it for its own rows too.
+        attn_tp_.reduce_scatter(comm, slice(b.x), b.x);
+        ops::add(comm, {.out = slice(b.x), .a = slice(b.x), .b = slice(b.residual)});
+        tp_.all_gather_v(comm, b.gathered, slice(b.x), rows_.rank_rows);
+      }
+      join_record();
+      break;
+    }
+  }
+}
+
+void Boundary::finish_prepare_mlp(const LayerLayout& layer, const TensorView& norm) {
+  auto& b = buffers_;
+  switch (layer.prepare_mlp) {
+    case PrepareMlp::kSimple:
+      add_norm(b.h, b.residual, b.x, norm);
+      break;
+    case PrepareMlp::kScatterHiddenStatesAndResidual:
+      join_wait();
+      add_norm(slice(b.h), slice(b.residual), slice(b.x), norm);
+      break;
+    case PrepareMlp::kGatherHiddenStatesAndResidual:
+      join_wait();
+      if (attn_dp_size_ == 1) {
+        add_norm(b.h, b.residual, b.x, norm);
+      } else if (attn_tp_.size() > 1) {
+        ops::cast(*streams_.compute,
+                  {.out = b.residual, .x = b.gathered.rows(rows_.gathered_begin, rows_.rows)});
+        ops::rms_norm(*streams_.compute, {.out = b.gathered, .x = b.gathered, .weight = norm, .eps = eps_});
+      }
+      break;
+  }
+}
+
+TensorView Boundary::ffn_input(const LayerLayout& layer) const {
+  if (layer.mlp == Layout::kScattered) return slice(buffers_.h);
+  return attn_dp_size_ > 1 ? buffers_.gathered : buffers_.h;
+}
+
+TensorView Boundary::ffn_output(const LayerLayout& layer) const {
+  if (layer.mlp == Layout::kScattered) return slice(buffers_.x);
+  return attn_dp_size_ > 1 ? buffers_.gathered_out : buffers_.x;
+}
+
+void Boundary::start_postprocess(const LayerLayout& layer) {
+  auto& b = buffers_;
+  auto& comm = *streams_.comm;
+  switch (layer.postprocess) {
+    case Postprocess::kTrivial:
+      break;
+    case Postprocess::kScatterHiddenStates:
+      fork();
+      if (attn_dp_size_ == 1) {
+        attn_tp_.all_reduce(comm, b.x, b.x);
+      } else {
+        tp_.reduce_scatter_v(comm, slice(b.x), b.gathered_out, rows_.rank_rows);
+        if (attn_tp_.size() > 1) attn_tp_.all_gather(comm, b.x, slice(b.x));
+      }
+      join_record();
+      break;
+    case Postprocess::kGather:
+      fork();
+      ops::add(comm, {.out = slice(b.x), .a = slice(b.x), .b = slice(b.residual)});
+      attn_tp_.all_gather(comm, b.x, slice(b.x));
+      join_record();
+      break;
+  }
+}
+
+void Boundary::finish_postprocess(const LayerLayout& layer) {
+  if (layer.postprocess == Postprocess::kTrivial) return;
+  join_wait();
+  if (layer.postprocess == Postprocess::kGather) has_residual_ = false;
+}
+
+void Boundary::final_norm(const TensorView& norm, const TensorView& out) {
+  auto& b = buffers_;
+  if (has_residual_) {
+    ops::add_rms_norm(*streams_.compute, {.out = out, .residual = b.residual, .x = b.x, .weight = norm, .eps = eps_});
+  } else {
+    ops::rms_norm(*streams_.compute, {.out = out, .x = b.x, .weight = norm, .eps = eps_});
+  }
+}
+
+}  // namespace weft::comm
