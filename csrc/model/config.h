@@ -91,7 +91,7 @@ struct ModelConfig {
   RopeConfig rope;
   std::optional<MlaConfig> mla;  // set for DeepSeek
   MoeConfig moe;
-  std::vector<bool> sparse_layers;       // [num_hidden_layers]; empty if there are no experts
+  std::vector<bool> sparse_layers;       // [num_hidden_layers]; all false for a dense model
   int64_t num_nextn_predict_layers = 0;  // MTP layers that a checkpoint may carry as model.layers.<n>, unused
 
   std::optional<int64_t> bos_token_id;
@@ -99,9 +99,7 @@ struct ModelConfig {
 
   [[nodiscard]] bool is_mla() const { return mla.has_value(); }
   /// True if layer's FFN is a mixture of experts; layer in [0, num_hidden_layers).
-  [[nodiscard]] bool is_sparse(int64_t layer) const {
-    return !sparse_layers.empty() && sparse_layers[static_cast<size_t>(layer)];
-  }
+  [[nodiscard]] bool is_sparse(int64_t layer) const { return sparse_layers[static_cast<size_t>(layer)]; }
   [[nodiscard]] bool has_sparse_layer() const;
 };
 
