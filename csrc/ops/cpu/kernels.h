@@ -1,11 +1,14 @@
 #pragma once
 
+#include "ops/attention.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/gemm.h"
 #include "ops/kv_write.h"
+#include "ops/moe.h"
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
+#include "ops/sampling.h"
 
 /// What the CPU runs for each op. Shapes and dtypes have been checked by the op; arguments are as its header
 /// says, in host memory.
@@ -25,5 +28,13 @@ void kv_write(const KvWriteArgs& args, ExecContext& context);
 void gemm(const GemmArgs& args, ExecContext& context);
 void batched_gemm(const BatchedGemmArgs& args, ExecContext& context);
 void grouped_gemm(const GroupedGemmArgs& args, ExecContext& context);
+void paged_attention(const PagedAttentionArgs& args, ExecContext& context);
+void mla_decode(const MlaDecodeArgs& args, ExecContext& context);
+void mla_prefill(const MlaPrefillArgs& args, ExecContext& context);
+void route(const RouteArgs& args, ExecContext& context);
+void moe_permute(const PermuteArgs& args, ExecContext& context);
+void moe_unpermute(const UnpermuteArgs& args, ExecContext& context);
+void sample(const SampleArgs& args, ExecContext& context);
+void logprobs(const LogprobArgs& args, ExecContext& context);
 
 }  // namespace weft::ops::cpu

@@ -38,6 +38,14 @@ T* row(const TensorView& view, int64_t r) {
   return reinterpret_cast<T*>(row_bytes(view, r));
 }
 
+/// Rows that exist when the op runs: *num_rows, or all `max_rows` if it is null.
+inline int64_t read_num_rows(const char* op, const int32_t* num_rows, int64_t max_rows) {
+  if (num_rows == nullptr) return max_rows;
+  WEFT_CHECK(*num_rows >= 0 && *num_rows <= max_rows, "{}: num_rows={}, but the tensors hold {} rows", op,
+             *num_rows, max_rows);
+  return *num_rows;
+}
+
 /// Calls f(T{}) with the type of f32, bf16 or f16.
 template <class F>
 void visit_dtype(DType dtype, const F& f) {

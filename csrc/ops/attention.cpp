@@ -1,0 +1,117 @@
+#include "ops/attention.h"
+
+#include <initializer_list>
+
+#include "base/error.h"
+#include "ops/checks.h"
+#include "ops/cpu/kernels.h"
+
+namespace weft::ops {
+namespace {
+
+using device::read;
+using device::write;
+
+// Attention reads its operands a row at a time, so only the innermost dimension must be dense.
+void check_input(const char* op, const char* name, const TensorView& view,
+                 std::initializer_list<int64_t> shape) {
+  check_shape(op, name, view, shape);
+  check_compute_dtype(op, name, view);
+  check_dense_rows(op, name, view);
+}
+
+void check_output(const char* op, const TensorView& view, std::initializer_list<int64_t> shape) {
+  check_shape(op, "out", view, shape);
+  check_compute_dtype(op, "out", view);
+  check_writable_rows(op, "out", view);
+}
+
+void check_batch(const char* op, const SequenceBatch& batch) {
+  WEFT_CHECK(batch.page_size >= 1, "{}: page_size={}, but a page holds at least one token", op,
+             batch.page_size);
+  WEFT_CHECK(batch.max_seqs >= 0 && batch.page_table_stride >= 0,
+             "{}: max_seqs={} and page_table_stride={} must not be negative", op, batch.max_seqs,
+             batch.page_table_stride);
+  if (batch.max_seqs == 0) return;
+  WEFT_CHECK(batch.cu_q != nullptr && batch.kv_len != nullptr && batch.num_seqs != nullptr,
+             "{}: the batch lacks cu_q, kv_len or num_seqs; all three are device arrays", op);
+  WEFT_CHECK(batch.page_table != nullptr || batch.page_table_stride == 0,
+             "{}: page_table is null, but page_table_stride={}", op, batch.page_table_stride);
+}
+
+/// What an op reads of a batch: whole arrays, since the counts in them are known only when it runs.
+struct BatchAccesses {
+  device::Access cu_q, kv_len, page_table, num_seqs;
+
+  explicit BatchAccesses(const SequenceBatch& batch)
+      : cu_q(read(batch.cu_q, bytes(batch.max_seqs + int64_t{1}))),
+        kv_len(read(batch.kv_len, bytes(batch.max_seqs))),
+        page_table(read(batch.page_table, bytes(int64_t{batch.max_seqs} * batch.page_table_stride))),
+        num_seqs(read(batch.num_seqs, bytes(1))) {}
+
+ private:
+  static size_t bytes(int64_t count) { return static_cast<size_t>(count) * sizeof(int32_t); }
+};
+
+}  // namespace
+
+void paged_attention(Stream& stream, const PagedAttentionArgs& args) {
+  constexpr const char* kOp = "paged_attention";
+  check_input(kOp, "q", args.q, {-1, -1, -1});
+  const int64_t num_tokens = args.q.shape[0];
+  const int64_t q_heads = args.q.shape[1];
+  const int64_t head_dim = args.q.shape[2];
+  check_output(kOp, args.out, {num_tokens, q_heads, head_dim});
+  check_input(kOp, "k_cache", args.k_cache, {-1, -1, head_dim});
+  const int64_t kv_heads = args.k_cache.shape[1];
+  check_input(kOp, "v_cache", args.v_cache, {args.k_cache.shape[0], kv_heads, head_dim});
+  check_dtype(kOp, "v_cache", args.v_cache, args.k_cache.dtype);
+  WEFT_CHECK(kv_heads > 0 && q_heads > 0 && q_heads % kv_heads == 0,
+             "{}: q_heads={} must be a positive multiple of kv_heads={}", kOp, q_heads, kv_heads);
+  check_batch(kOp, args.batch);
+  if (args.q.numel() == 0 || args.batch.max_seqs == 0) return;
+  const BatchAccesses batch(args.batch);
+  stream.launch(kOp, &cpu::paged_attention, args,
+                {write(args.out), read(args.q), read(args.k_cache), read(args.v_cache), batch.cu_q,
+                 batch.kv_len, batch.page_table, batch.num_seqs});
+}
+
+void mla_decode(Stream& stream, const MlaDecodeArgs& args) {
+  constexpr const char* kOp = "mla_decode";
+  check_input(kOp, "q_nope", args.q_nope, {-1, -1, -1});
+  const int64_t num_tokens = args.q_nope.shape[0];
+  const int64_t heads = args.q_nope.shape[1];
+  const int64_t kv_lora_rank = args.q_nope.shape[2];
+  check_output(kOp, args.out, {num_tokens, heads, kv_lora_rank});
+  check_input(kOp, "q_rope", args.q_rope, {num_tokens, heads, -1});
+  check_input(kOp, "cache", args.cache, {-1, kv_lora_rank + args.q_rope.shape[2]});
+  check_batch(kOp, args.batch);
+  WEFT_CHECK(args.first_seq >= 0, "{}: first_seq={} must not be negative", kOp, args.first_seq);
+  if (args.out.numel() == 0 || args.first_seq >= args.batch.max_seqs) return;
+  const BatchAccesses batch(args.batch);
+  stream.launch(kOp, &cpu::mla_decode, args,
+                {write(args.out), read(args.q_nope), read(args.q_rope), read(args.cache), batch.cu_q,
+                 batch.kv_len, batch.page_table, batch.num_seqs});
+}
+
+void mla_prefill(Stream& stream, const MlaPrefillArgs& args) {
+  constexpr const char* kOp = "mla_prefill";
+  check_input(kOp, "q_nope", args.q_nope, {-1, -1, -1});
+  const int64_t num_tokens = args.q_nope.shape[0];
+  const int64_t heads = args.q_nope.shape[1];
+  const int64_t nope_dim = args.q_nope.shape[2];
+  check_input(kOp, "q_rope", args.q_rope, {num_tokens, heads, -1});
+  check_output(kOp, args.out, {num_tokens, heads, -1});
+  check_input(kOp, "w_kv_b", args.w_kv_b, {heads, nope_dim + args.out.shape[2], -1});
+  check_input(kOp, "cache", args.cache, {-1, args.w_kv_b.shape[2] + args.q_rope.shape[2]});
+  check_batch(kOp, args.batch);
+  WEFT_CHECK(args.num_prefill_seqs >= 0, "{}: num_prefill_seqs={} must not be negative", kOp,
+             args.num_prefill_seqs);
+  if (args.out.numel() == 0 || args.batch.max_seqs == 0 || args.num_prefill_seqs == 0) return;
+  const BatchAccesses batch(args.batch);
+  stream.launch(kOp, &cpu::mla_prefill, args,
+                {write(args.out), read(args.q_nope), read(args.q_rope), read(args.cache), read(args.w_kv_b),
+                 batch.cu_q, batch.kv_len, batch.page_table, batch.num_seqs});
+}
+
+}  // namespace weft::ops
