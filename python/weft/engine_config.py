@@ -1,0 +1,157 @@
+"""All that an Engine runs with: flags, the model's facts, and the sizes that follow. Made before a weight is read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from weft.errors import WeftError
+from weft.memory import free_memory_bytes
+from weft.model_info import ModelInfo, read_model_info
+from weft.scheduler.policy import SchedulerConfig
+from weft.server_args import Origin, ServerArgs
+
+DEFAULT_RUNNING_PER_DP_RANK = 128
+DEFAULT_KV_MEMORY_FRACTION = 0.25
+MAX_TOP_LOGPROBS = 20
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Sizes are those of one DP rank."""
+
+    args: ServerArgs
+    model: ModelInfo
+    context_length: int
+    max_running_requests: int
+    max_total_tokens: int
+    origins: Mapping[str, Origin]
+
+    @property
+    def page_size(self) -> int:
+        return self.args.page_size or 1
+
+    @property
+    def random_seed(self) -> int:
+        return self.args.random_seed or 0
+
+    @property
+    def prefill_tokens_per_step(self) -> int:
+        """A chunk; without chunks one prompt of the full context, or several that are together as long."""
+        chunk = self.args.chunked_prefill_size or 0
+        return chunk if chunk > 0 else _ceil(self.context_length, self.page_size)
+
+    @property
+    def scheduler(self) -> SchedulerConfig:
+        return SchedulerConfig(
+            dp_size=self.args.attn_dp_size,
+            max_running_requests=self.max_running_requests,
+            prefill_tokens_per_step=self.prefill_tokens_per_step,
+            chunked=(self.args.chunked_prefill_size or 0) > 0,
+            mixed=self.args.enable_mixed_chunk,
+            page_size=self.page_size,
+            num_pages=self.max_total_tokens // self.page_size,
+        )
+
+    def graph_batch_sizes(self) -> list[int]:
+        """Decode batch sizes of a DP rank that have a graph, ascending; none if graphs are off."""
+        from weft import graph
+
+        args = self.args
+        if args.disable_decode_cuda_graph:
+            return []
+        sizes = args.cuda_graph_bs_decode or graph.cpu_capture_batch_sizes(args.cuda_graph_max_bs_decode or 1)
+        return graph.filter_capture_sizes(
+            list(sizes),
+            pool_size=self.max_running_requests,
+            two_batch_overlap=args.enable_two_batch_overlap,
+            gathered_buffer=args.require_gathered_buffer,
+            attn_tp_size=args.attn_tp_size,
+        )
+
+
+def resolve(args: ServerArgs) -> EngineConfig:
+    """Check the flags against the model and derive the sizes.
+
+    Raises:
+        WeftError: the model cannot run under these flags, or the memory does not hold one sequence.
+    """
+    model = read_model_info(args.model_path)
+    _check_model(args, model)
+    origins = dict(args.origins)
+    context_length = args.context_length
+    if context_length is None:
+        context_length, origins["context_length"] = model.context_length, "model"
+    if args.dtype == "auto":
+        origins["dtype"] = "model"
+    if args.max_running_requests is None:
+        running, origins["max_running_requests"] = DEFAULT_RUNNING_PER_DP_RANK, "derived"
+    else:
+        running = args.max_running_requests // args.attn_dp_size
+    if args.max_total_tokens is None:
+        origins["max_total_tokens"] = "derived"
+    return EngineConfig(
+        args=args,
+        model=model,
+        context_length=context_length,
+        max_running_requests=running,
+        max_total_tokens=_kv_tokens(args, model, context_length, running),
+        origins=origins,
+    )
+
+
+def _kv_tokens(args: ServerArgs, model: ModelInfo, context_length: int, running: int) -> int:
+    """Tokens of a DP rank's KV cache, in whole pages.
+
+    `--max-total-tokens`, else what all running requests can need; in any case (unless only the former is given) no
+    more than the share `--mem-fraction-static` of the free memory, over all ranks.
+    """
+    page = args.page_size or 1
+    tokens = running * _ceil(context_length, page) if args.max_total_tokens is None else args.max_total_tokens
+    bytes_per_token = model.kv_bytes_per_token(args.attn_tp_size, args.dtype) * args.tp_size
+    if args.max_total_tokens is None or args.mem_fraction_static is not None:
+        fraction = args.mem_fraction_static or DEFAULT_KV_MEMORY_FRACTION
+        free = free_memory_bytes()
+        affordable = int(free * fraction) // max(1, bytes_per_token)
+        if affordable < page:
+            raise WeftError(
+                f"the KV cache gets {fraction:.0%} of {free >> 20} MiB of free memory, which is less than a page of"
+                f" {page} tokens on {args.tp_size} ranks; raise --mem-fraction-static or free some memory"
+            )
+        tokens = min(tokens, affordable)
+    if tokens < page:
+        raise WeftError(f"--max-total-tokens {tokens} with --page-size {page}: less than one page; raise it")
+    return tokens // page * page
+
+
+def _check_model(args: ServerArgs, model: ModelInfo) -> None:
+    """Refuse what the flags alone could not show."""
+    heads, kv_heads, width = model.num_attention_heads, model.num_key_value_heads, args.attn_tp_size
+    divisible = f"choose --tp-size{' / --dp-size' if args.enable_dp_attention else ''} so that it divides"
+    if heads % width:
+        raise WeftError(f"attention runs on {width} ranks but the model has {heads} heads; {divisible} {heads}")
+    if not model.kv_lora_rank and kv_heads % width and width % kv_heads:
+        raise WeftError(
+            f"attention runs on {width} ranks but the model has {kv_heads} KV heads; {divisible} {kv_heads}"
+        )
+    if not model.num_experts and args.moe_a2a_backend != "none":
+        raise WeftError(
+            f"--moe-a2a-backend {args.moe_a2a_backend} with {model.architecture}: the model has no experts to dispatch"
+            " to; remove the flag"
+        )
+    if not model.num_experts and args.ep_size > 1:
+        raise WeftError(
+            f"--ep-size {args.ep_size} with {model.architecture}: the model has no experts; remove the flag"
+        )
+    if model.num_experts % args.ep_size:
+        raise WeftError(
+            f"--ep-size {args.ep_size} with {model.num_experts} experts: each group has the same number of them; choose"
+            f" an expert-parallel size that divides {model.num_experts}"
+        )
+    if args.context_length is not None and args.context_length > model.context_length:
+        raise WeftError(
+            f"--context-length {args.context_length}: {model.architecture} was made for {model.context_length} tokens;"
+            " lower it, or change max_position_embeddings in config.json if you know better"
+        )
+
+
+def _ceil(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
