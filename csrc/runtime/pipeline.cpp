@@ -1,0 +1,116 @@
+#include "runtime/pipeline.h"
+
+#include <algorithm>
+#include <exception>
+#include <utility>
+
+#include "base/error.h"
+
+namespace weft::runtime {
+
+Pipeline::Pipeline(PipelineConfig config, WorkerFactory make_worker,
+                   std::function<void(const std::string&)> abort)
+    : config_(std::move(config)),
+      config_hash_(config_.plan.hash()),
+      requests_(config_.plan.parallel.attn_dp_size(), config_.limits),
+      threads_({.num_ranks = config_.plan.parallel.tp_size,
+                .attn_tp_size = config_.plan.parallel.attn_tp_size(),
+                .timeout = config_.timeout},
+               std::move(make_worker), std::move(abort)) {}
+
+std::shared_ptr<Step> Pipeline::new_step() {
+  const auto attn_dp_size = static_cast<size_t>(config_.plan.parallel.attn_dp_size());
+  std::shared_ptr<Step> step;
+  if (spare_.empty()) {
+    step = std::make_shared<Step>();
+    step->inputs.resize(attn_dp_size);
+    step->outputs.resize(attn_dp_size);
+  } else {
+    step = std::move(spare_.back());
+    spare_.pop_back();
+  }
+  step->num_collected = 0;
+  return step;
+}
+
+void Pipeline::plan_step(Step& step) {
+  std::vector<plan::RankState> states;
+  for (const RankBatch& batch : step.batches) {
+    // The plan fixes the collectives, and each rank compares what it ran with them; so the hash of the plan
+    // before stands for the collectives before.
+    states.push_back(make_rank_state(batch, {.step_id = step.id,
+                                             .config_hash = config_hash_,
+                                             .trace_hash = last_plan_hash_,
+                                             .overlap = config_.plan.parallel.enable_two_batch_overlap,
+                                             .split_threshold = config_.split_threshold,
+                                             .attn_tp_size = config_.plan.parallel.attn_tp_size()}));
+  }
+  step.plan = plan::make_step_plan(states, config_.plan);
+  last_plan_hash_ = step.plan.hash();
+  for (size_t d = 0; d < step.batches.size(); ++d) {
+    fill_forward_input(step.batches[d], requests_.table(static_cast<int>(d)),
+                       step.plan.micro_batches[0].num_tokens[d], step.inputs[d]);
+  }
+}
+
+uint64_t Pipeline::submit(StepBatch batch) {
+  const std::lock_guard lock(mutex_);
+  threads_.check();
+  WEFT_CHECK(in_flight_.size() < kMaxTickets, "submit: steps {} and {} are in flight; wait for step {} first",
+             in_flight_.front()->id, in_flight_.back()->id, in_flight_.front()->id);
+  std::shared_ptr<Step> step = new_step();
+  requests_.schedule(std::move(batch), step->batches);
+  const bool has_rows = std::any_of(step->batches.begin(), step->batches.end(),
+                                    [](const RankBatch& rank_batch) { return rank_batch.num_tokens > 0; });
+  if (!has_rows) {
+    spare_.push_back(std::move(step));
+    return 0;
+  }
+  step->id = next_id_++;
+  try {
+    plan_step(*step);
+  } catch (const std::exception& e) {
+    // The rows are scheduled and will never run.
+    threads_.fail(-1, fmt::format("step {}: {}", step->id, e.what()));
+    throw;
+  }
+  in_flight_.push_back(step);
+  threads_.push(step);
+  return step->id;
+}
+
+StepResult Pipeline::wait(uint64_t ticket) {
+  std::shared_ptr<Step> step;
+  {
+    const std::lock_guard lock(mutex_);
+    WEFT_CHECK(!in_flight_.empty(), "wait({}): no step is in flight", ticket);
+    WEFT_CHECK(ticket == in_flight_.front()->id, "wait({}): the oldest step in flight is {}", ticket,
+               in_flight_.front()->id);
+    step = in_flight_.front();
+  }
+  threads_.wait(*step);
+  const std::lock_guard lock(mutex_);
+  WEFT_CHECK(!in_flight_.empty() && step == in_flight_.front(), "wait({}): another thread waited for it",
+             ticket);
+  in_flight_.pop_front();
+  StepResult result;
+  for (size_t d = 0; d < step->batches.size(); ++d) {
+    requests_.retire(static_cast<int>(d), step->batches[d], step->outputs[d], result);
+  }
+  spare_.push_back(std::move(step));
+  return result;
+}
+
+Stats Pipeline::stats() const {
+  Stats stats;
+  stats.ranks = threads_.counters();
+  const std::lock_guard lock(mutex_);
+  stats.requests = requests_.counts();
+  for (int d = 0; d < config_.plan.parallel.attn_dp_size(); ++d) {
+    stats.pages_total += requests_.table(d).pages().num_pages();
+    stats.pages_used += requests_.table(d).pages().used();
+  }
+  return stats;
+}
+
+}  // namespace weft::runtime
