@@ -27,10 +27,10 @@ struct Admission {
 
 /// What changes in one step. Lists are deltas, applied in this order: release, admissions, prefill, decode.
 struct StepBatch {
-  std::vector<Admission> admissions;
-  std::vector<std::pair<int64_t, int64_t>> prefill;  // (rid, tokens of this chunk), in order
-  std::vector<bool> decode;      // one a DP rank: decode its running requests; empty: none
-  std::vector<int64_t> release;  // rids to drop
+  std::vector<Admission> admissions = {};
+  std::vector<std::pair<int64_t, int64_t>> prefill = {};  // (rid, tokens of this chunk), in order
+  std::vector<bool> decode = {};      // one a DP rank: decode its running requests; empty: none
+  std::vector<int64_t> release = {};  // rids to drop
 };
 
 enum class Finish : uint8_t { kRunning = 0, kStop = 1, kLength = 2 };
