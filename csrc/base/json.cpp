@@ -31,10 +31,22 @@ std::string_view Value::kind_name() const {
 }
 
 std::string excerpt(std::string_view text) {
-  size_t length = 80;
-  if (text.size() <= length) return fmt::format("\"{}\"", text);
-  while ((static_cast<unsigned char>(text[length]) & 0xc0U) == 0x80U) --length;
-  return fmt::format("\"{}...\"", text.substr(0, length));
+  constexpr size_t kShown = 80;
+  const bool cut = text.size() > kShown;
+  if (cut) {
+    size_t length = kShown;
+    while (length > 0 && (static_cast<unsigned char>(text[length]) & 0xc0U) == 0x80U) --length;
+    text = text.substr(0, length);
+  }
+  std::string out = "\"";
+  for (const char c : text) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
+      out += fmt::format("\\x{:02x}", static_cast<unsigned>(c));
+    } else {
+      out += c;
+    }
+  }
+  return out + (cut ? "...\"" : "\"");
 }
 
 std::string Value::describe() const {

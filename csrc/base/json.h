@@ -65,7 +65,8 @@ class Value {
   std::variant<std::monostate, bool, int64_t, double, std::string, Array, Object> data_;
 };
 
-/// `text` in quotes, cut after about 80 bytes at a character's boundary: names from files in messages.
+/// `text` in quotes, cut after about 80 bytes at a character's boundary, control characters as \xNN: names
+/// from files in messages.
 [[nodiscard]] std::string excerpt(std::string_view text);
 
 struct ParseOptions {

@@ -163,5 +163,9 @@ TEST(JsonTest, CutsLongStringsInMessagesBetweenCharacters) {
   EXPECT_EQ(excerpt(text), "\"" + std::string(79, 'a') + "...\"");
 }
 
+TEST(JsonTest, MessagesHoldNoControlCharacters) {
+  EXPECT_EQ(excerpt(std::string_view("a\0\n\x7f\"b", 6)), "\"a\\x00\\x0a\\x7f\"b\"");
+}
+
 }  // namespace
 }  // namespace weft::json
