@@ -72,6 +72,7 @@ enum class OpKind : uint8_t { kCompute, kCollective };
 struct Op {
   std::string_view name;  // static storage
   OpKind kind = OpKind::kCompute;
+  int32_t tag = -1;  // for traces: Stream::set_tag
   void (*trampoline)(void (*fn)(), const void* args, ExecContext& context) = nullptr;
   void (*fn)() = nullptr;
   const void* args = nullptr;
@@ -135,6 +136,7 @@ class Stream {
     static_assert(alignof(Args) <= alignof(std::max_align_t), "op arguments are stored at this alignment");
     enqueue(Op{.name = name,
                .kind = kind,
+               .tag = tag_,
                .trampoline =
                    [](void (*erased)(), const void* bytes, ExecContext& context) {
                      reinterpret_cast<void (*)(const Args&, ExecContext&)>(erased)(
@@ -152,10 +154,25 @@ class Stream {
     launch<Args>(name, fn, args, std::span<const Access>(accesses.begin(), accesses.size()), kind);
   }
 
+  /// Marks the ops enqueued from now on, in traces alone: the micro-batch that they work for.
+  void set_tag(int32_t tag) { tag_ = tag; }
+
   /// Copies bytes between device buffers and host buffers of this device (either may be either).
   virtual void copy(void* dst, const void* src, size_t num_bytes) = 0;
   /// Sets bytes.
   virtual void fill(void* dst, uint8_t value, size_t num_bytes) = 0;
+
+ protected:
+  int32_t tag_ = -1;
+};
+
+/// When an op ran.
+struct OpSpan {
+  std::string stream;
+  std::string_view name;
+  int32_t tag = -1;
+  double start_us = 0.0;  // since the clock's epoch, the same for all devices of the process
+  double end_us = 0.0;
 };
 
 struct MemoryInfo {
@@ -182,6 +199,10 @@ class Device {
   virtual void on_failure(std::function<void(const std::string&)> handler) = 0;
   /// The message of the first failure; empty while healthy.
   [[nodiscard]] virtual std::string failure() const = 0;
+  /// From now on keeps when each op runs, graphs' ops too; costs two clock readings an op.
+  virtual void start_trace() = 0;
+  /// Ends it. Spans in order of their ends.
+  [[nodiscard]] virtual std::vector<OpSpan> take_trace() = 0;
   /// Sets every byte of the buffer memory whose name starts with `prefix` to 0xff (NaN in every float type).
   /// For tests of inert padding; the device must be idle.
   virtual void poison(std::string_view prefix) = 0;

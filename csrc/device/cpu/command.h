@@ -24,6 +24,7 @@ struct alignas(16) Command {
   OpKind kind = OpKind::kCompute;
   uint32_t num_bytes = 0;  // from this command to the next
   uint32_t ref = 0;        // in a stream: index into waits or graphs; in a graph: the lane that is waited for
+  int32_t tag = -1;        // kOp: Op::tag
   uint64_t position = 0;   // kWait: of the stream or lane that is waited for; kReplay: the run of the graph
   std::string_view name;   // kOp
   void (*trampoline)(void (*fn)(), const void* args, ExecContext& context) = nullptr;
@@ -69,6 +70,7 @@ class CommandList {
 inline Command make_command(const Op& op) {
   Command command;
   command.kind = op.kind;
+  command.tag = op.tag;
   command.name = op.name;
   command.trampoline = op.trampoline;
   command.fn = op.fn;

@@ -60,6 +60,8 @@ class CpuDevice final : public Device {
     core_->health.on_failure(std::move(handler));
   }
   [[nodiscard]] std::string failure() const override { return core_->health.message(); }
+  void start_trace() override { core_->runner.start_trace(); }
+  [[nodiscard]] std::vector<OpSpan> take_trace() override { return core_->runner.take_trace(); }
   void poison(std::string_view prefix) override {
     WEFT_CHECK(core_->idle(), "{}: poison('{}') while ops are running; wait for them first", name(), prefix);
     for (const auto& record : core_->buffers.all()) {

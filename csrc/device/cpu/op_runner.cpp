@@ -1,16 +1,43 @@
 #include "device/cpu/op_runner.h"
 
+#include <chrono>
 #include <exception>
 
 #include "base/error.h"
 
 namespace weft::device::cpu {
+namespace {
+
+double now_us() {
+  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
+
+void OpRunner::start_trace() {
+  const std::lock_guard lock(trace_mutex_);
+  spans_.clear();
+  tracing_.store(true, std::memory_order_relaxed);
+}
+
+std::vector<OpSpan> OpRunner::take_trace() {
+  const std::lock_guard lock(trace_mutex_);
+  tracing_.store(false, std::memory_order_relaxed);
+  return std::exchange(spans_, {});
+}
 
 void OpRunner::run(const Command& op, const std::string& stream_name) {
   if (health_.failed().load(std::memory_order_relaxed)) return;
   std::string what;
   try {
+    if (!tracing_.load(std::memory_order_relaxed)) {
+      op.trampoline(op.fn, op.args(), context_);
+      return;
+    }
+    const double start = now_us();
     op.trampoline(op.fn, op.args(), context_);
+    const std::lock_guard lock(trace_mutex_);
+    spans_.push_back({stream_name, op.name, op.tag, start, now_us()});
     return;
   } catch (const std::exception& error) {
     what = error.what();

@@ -1,6 +1,10 @@
 #pragma once
 
+#include <atomic>
+#include <mutex>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "device/cpu/command.h"
 #include "device/cpu/health.h"
@@ -16,10 +20,16 @@ class OpRunner {
   /// What the op throws becomes the device's failure: "<device> <stream> op '<name>': <what>".
   void run(const Command& op, const std::string& stream_name);
 
+  void start_trace();
+  [[nodiscard]] std::vector<OpSpan> take_trace();
+
  private:
   const std::string device_name_;
   Health& health_;
   ExecContext& context_;
+  std::atomic<bool> tracing_{false};
+  std::mutex trace_mutex_;
+  std::vector<OpSpan> spans_;
 };
 
 }  // namespace weft::device::cpu
