@@ -74,10 +74,8 @@ void Boundary::start_prepare_mlp(const LayerLayout& layer, const TensorView& nor
       const bool whole = attn_dp_size_ > 1 && attn_tp_.size() == 1;
       if (whole) add_norm(b.h, b.residual, b.x, norm);
       fork();
-      if (layer.input == Layout::kScattered && attn_tp_.size() > 1) {
-        attn_tp_.all_gather(comm, b.residual, slice(b.residual));
-      }
       if (attn_dp_size_ == 1) {
+        if (layer.input == Layout::kScattered) attn_tp_.all_gather(comm, b.residual, slice(b.residual));
         attn_tp_.all_reduce(comm, b.x, b.x);
       } else if (whole) {
         tp_.all_gather_v(comm, b.gathered, b.h, rows_.rank_rows);
@@ -129,32 +127,32 @@ TensorView Boundary::ffn_output(const LayerLayout& layer) const {
 void Boundary::start_postprocess(const LayerLayout& layer) {
   auto& b = buffers_;
   auto& comm = *streams_.comm;
-  switch (layer.postprocess) {
-    case Postprocess::kTrivial:
-      break;
-    case Postprocess::kScatterHiddenStates:
-      fork();
-      if (attn_dp_size_ == 1) {
-        attn_tp_.all_reduce(comm, b.x, b.x);
-      } else {
-        tp_.reduce_scatter_v(comm, slice(b.x), b.gathered_out, rows_.rank_rows);
-        if (attn_tp_.size() > 1) attn_tp_.all_gather(comm, b.x, slice(b.x));
-      }
-      join_record();
-      break;
-    case Postprocess::kGather:
-      fork();
-      ops::add(comm, {.out = slice(b.x), .a = slice(b.x), .b = slice(b.residual)});
-      attn_tp_.all_gather(comm, b.x, slice(b.x));
-      join_record();
-      break;
+  if (layer.mlp == Layout::kFull) {
+    // The FFN left a partial sum over all ranks.
+    if (tp_.size() == 1) return;
+    fork();
+    if (attn_dp_size_ == 1) {
+      attn_tp_.all_reduce(comm, b.x, b.x);
+    } else {
+      tp_.reduce_scatter_v(comm, slice(b.x), b.gathered_out, rows_.rank_rows);
+      if (attn_tp_.size() > 1) attn_tp_.all_gather(comm, b.x, slice(b.x));
+    }
+    join_record();
+  } else if (layer.postprocess == Postprocess::kGather) {
+    fork();
+    ops::add(comm, {.out = slice(b.x), .a = slice(b.x), .b = slice(b.residual)});
+    attn_tp_.all_gather(comm, b.x, slice(b.x));
+    join_record();
   }
 }
 
 void Boundary::finish_postprocess(const LayerLayout& layer) {
-  if (layer.postprocess == Postprocess::kTrivial) return;
-  join_wait();
-  if (layer.postprocess == Postprocess::kGather) has_residual_ = false;
+  if (layer.mlp == Layout::kFull) {
+    if (tp_.size() > 1) join_wait();
+  } else if (layer.postprocess == Postprocess::kGather) {
+    join_wait();
+    has_residual_ = false;
+  }
 }
 
 void Boundary::final_norm(const TensorView& norm, const TensorView& out) {

@@ -43,6 +43,7 @@ struct LogitRow {
 struct ForwardInput {
   std::array<MicroBatchInput, 2> micro_batches;  // the second is empty without overlap
   std::vector<LogitRow> logit_rows;
+  std::vector<int32_t> unused_pages;  // tests with ExecConfig::poison: pages that no request owns
 };
 
 /// What a step left, in the order of ForwardInput::logit_rows.
@@ -67,6 +68,7 @@ struct RankCounters {
   int64_t real_tokens = 0;
   int64_t padded_tokens = 0;                // rows run beyond the real ones
   int64_t multi_chunk_steps = 0;            // steps with more than one expert chunk
+  int64_t dispatched_rows = 0;              // rows that reached this rank's experts by dispatch
   std::array<int64_t, 8> collective_calls{};  // by Collective
   std::array<int64_t, 8> collective_bytes{};  // capacity bytes, by Collective
 };

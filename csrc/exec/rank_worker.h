@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "comm/dispatch.h"
 #include "device/device.h"
 #include "exec/forward.h"
 #include "model/config.h"
@@ -38,21 +39,26 @@ struct MemoryItem {
 /// All that a rank allocates, from the configuration alone.
 std::vector<MemoryItem> memory_ledger(const ExecConfig& config, const model::ModelConfig& model, int rank);
 
-/// Makes a rank's Communicators: group "tp" or "attn_tp" on a channel (one for each stream). Tests wrap them.
-using CommunicatorFactory =
-    std::function<std::unique_ptr<comm::Communicator>(plan::Group group, int channel)>;
+/// How a rank reaches its peers. Tests wrap both.
+struct RankPeers {
+  /// The Communicator of a group on a channel: 0 for the compute stream, 1 for the communication stream, 2 and 3
+  /// for the dispatchers of the two micro-batches.
+  std::function<std::unique_ptr<comm::Communicator>(plan::Group group, int channel)> communicator;
+  /// If set, replaces a dispatcher by one around it.
+  std::function<std::unique_ptr<comm::Dispatcher>(std::unique_ptr<comm::Dispatcher>)> wrap_dispatcher;
+};
 
 /// A finished step of one rank.
 struct StepDone {
   ForwardOutput output;          // filled on attention-TP rank 0 of the DP rank, else empty
-  uint64_t trace_hash = 0;       // of the collectives that the rank enqueued
+  uint64_t trace_hash = 0;       // plan::shared_trace_hash of the collectives that the rank enqueued
 };
 
 /// One rank: its device, streams, weights, KV cache, fixed buffers and graphs. All calls from the rank's thread.
 class RankWorker {
  public:
   RankWorker(int rank, ExecConfig config, const model::ModelConfig& model, device::Device& device,
-             const CommunicatorFactory& communicators);
+             const RankPeers& peers);
   ~RankWorker();
   RankWorker(const RankWorker&) = delete;
   RankWorker& operator=(const RankWorker&) = delete;
@@ -65,7 +71,8 @@ class RankWorker {
   /// trace and the collectives that ran, or a timeout; names rank and op.
   StepDone collect();
 
-  [[nodiscard]] const RankCounters& counters() const;
+  /// What ran so far. Every step must be collected.
+  [[nodiscard]] RankCounters counters() const;
 
  private:
   class Impl;

@@ -15,6 +15,7 @@ WeightId reserve_vocab_shard(const ModelConfig& config, WeightMap& weights, cons
   const int64_t begin = std::min(shard.rank * rows, config.vocab_size);
   const int64_t end = std::min(begin + rows, config.vocab_size);
   if (begin < end) weights.fill(id, {source, {config.vocab_size, config.hidden_size}, {Slice{begin, end}}});
+  if (end - begin < rows) weights.pad(id, end - begin);
   return id;
 }
 

@@ -6,6 +6,7 @@
 
 #include "device/device.h"
 #include "model/checkpoint.h"
+#include "model/weight_coverage.h"
 
 namespace weft::model {
 
@@ -28,16 +29,19 @@ struct WeightSourceSlice {
 /// configuration alone, before a weight is read.
 class WeightMap {
  public:
-  /// Reserves a tensor of 1 to 3 dimensions. Rows that no source fills (padding of the vocabulary) are zeros.
+  /// Reserves a tensor of 1 to 3 dimensions. Every element must be filled by a source or padded, once.
   WeightId reserve(std::string name, DType dtype, std::vector<int64_t> shape);
   /// Rows [row_begin, row_begin + rows of the slice) of `target` come from `source`.
   void fill(WeightId target, WeightSourceSlice source);
+  /// Rows [row_begin, end) of `target`, a tensor without groups, are zeros.
+  void pad(WeightId target, int64_t row_begin);
 
   [[nodiscard]] int64_t num_bytes() const { return num_bytes_; }
   /// Sets the memory, at least num_bytes(), aligned to 64; it must outlive the views.
   void bind(void* memory) { memory_ = memory; }
   [[nodiscard]] device::TensorView view(WeightId id) const;
-  /// Reads every source slice into its place, by way of host memory that the device can copy from.
+  /// Reads every source slice into its place; the memory must be addressable from the host. Throws Error if a
+  /// source lacks a tensor or has it in another shape, or if an element is filled twice or not at all.
   void load(WeightSource& source, WeightCoverage& coverage) const;
 
  private:
@@ -47,6 +51,7 @@ class WeightMap {
     std::vector<int64_t> shape;
     int64_t offset = 0;
     std::vector<WeightSourceSlice> sources;
+    int64_t pad_begin = -1;  // first row of zeros; -1: none
   };
   std::vector<Tensor> tensors_;
   int64_t num_bytes_ = 0;

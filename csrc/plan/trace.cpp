@@ -113,8 +113,8 @@ class Tracer {
       case PrepareMlp::kSimple:
         break;
       case PrepareMlp::kGatherHiddenStatesAndResidual:
-        if (layout.input == Layout::kScattered) attn_tp(Collective::kAllGather, own);
         if (parallel_.attn_dp_size() == 1) {
+          if (layout.input == Layout::kScattered) attn_tp(Collective::kAllGather, own);
           attn_tp(Collective::kAllReduce, own);
         } else {
           attn_tp(Collective::kReduceScatter, own);

@@ -50,8 +50,8 @@ struct ModelShape {
 ///  embedding (layer -1)   all_reduce(attn_tp, P*H)
 ///  kPrepareAttn           scattered_to_tp_attn_full: all_gather(attn_tp, P*H)
 ///  kPrepareMlp  simple    nothing
-///               gather    [input layout SCATTERED: all_gather(attn_tp, P*H) of the residual, first]
-///                         attn_dp == 1: all_reduce(attn_tp, P*H)
+///               gather    attn_dp == 1: [input layout SCATTERED: all_gather(attn_tp, P*H) of the residual]
+///                         all_reduce(attn_tp, P*H)
 ///                         attn_dp > 1:  reduce_scatter(attn_tp, P*H), all_gather(tp, G*H)
 ///               scatter   reduce_scatter(attn_tp, P*H)
 ///  kDispatchA             dispatch(tp, C*n*H) of chunk 0; C: the dispatch mode's chunk rows

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "device/device.h"
+#include "exec/forward.h"
+#include "exec/rank_worker.h"
+#include "model/scratch.h"
+#include "ops/common.h"
+
+namespace weft::exec {
+
+/// Capacities of the fixed input buffers, per DP rank.
+struct InputSizes {
+  int64_t max_tokens = 0;
+  int64_t max_seqs = 0;
+  int64_t max_pages = 0;       // of one sequence
+  int64_t max_logit_rows = 0;
+  int64_t max_logit_passes = 1;
+  int64_t attn_dp_size = 1;
+};
+
+/// Input arrays of one step, in one block of memory: the same layout on the device, where ops and graphs read
+/// it, and in host staging. Offsets are fixed, so a graph captured once serves every step.
+class InputLayout {
+ public:
+  struct MicroBatch {
+    int64_t header = 0;  // i32: num_seqs, rows, own scattered rows, 0, then starts and counts of the DP ranks
+    int64_t ids = 0, positions = 0, slots = 0, cu_q = 0, kv_len = 0, page_table = 0;
+  };
+  static constexpr int64_t kNumSeqs = 0, kRows = 1, kScatteredRows = 2, kZero = 3, kSegments = 4;
+
+  explicit InputLayout(const InputSizes& sizes);
+
+  std::array<MicroBatch, 2> micro_batches;
+  int64_t logit_index = 0;   // i32 [max_logit_rows]: row of the final hidden states; -1: none
+  int64_t logit_slot = 0;    // i32: request slot
+  int64_t logit_wanted = 0;  // i32: CommitTokensArgs::wanted
+  int64_t logit_top = 0;     // i32: how many top log-probabilities
+  int64_t logit_params = 0;  // SamplingRow
+  int64_t logit_counts = 0;  // i32 [max_logit_passes]: real rows of each pass
+  int64_t num_bytes = 0;
+  InputSizes sizes;
+};
+
+/// The device block and two host blocks that steps take turns with.
+class InputBuffers {
+ public:
+  InputBuffers(device::Device& device, const InputLayout& layout, void* device_block);
+
+  /// Fills staging `turn` for this rank's step and enqueues the copies.
+  void upload(device::Stream& stream, int turn, const plan::StepPlan& plan, const ExecConfig& config, int rank,
+              const ForwardInput& input);
+
+  /// i32 view into the device block.
+  [[nodiscard]] device::TensorView i32(int64_t offset, int64_t count) const;
+  [[nodiscard]] const int32_t* device_i32(int64_t offset) const {
+    return reinterpret_cast<const int32_t*>(static_cast<const char*>(device_) + offset);
+  }
+  [[nodiscard]] const ops::SamplingRow* sampling_rows() const {
+    return reinterpret_cast<const ops::SamplingRow*>(static_cast<const char*>(device_) + layout_.logit_params);
+  }
+  [[nodiscard]] ops::SequenceBatch sequences(int micro_batch, int64_t max_seqs, int64_t page_size) const;
+  [[nodiscard]] const InputLayout& layout() const { return layout_; }
+
+ private:
+  void copy(device::Stream& stream, int turn, int64_t offset, int64_t num_bytes) const;
+
+  InputLayout layout_;
+  void* device_;
+  std::array<device::Buffer, 2> staging_;
+};
+
+}  // namespace weft::exec

@@ -1,0 +1,347 @@
+#include "exec/rank_worker.h"
+
+#include <algorithm>
+#include <array>
+#include <deque>
+#include <utility>
+
+#include "base/error.h"
+#include "base/math.h"
+#include "exec/forward_pass.h"
+#include "exec/graph_runner.h"
+#include "exec/rank_buffers.h"
+#include "model/rope_table.h"
+
+namespace weft::exec {
+namespace {
+
+plan::ModelShape model_shape(const ExecConfig& config, const model::ModelConfig& model) {
+  plan::ModelShape shape;
+  for (int64_t i = 0; i < model.num_hidden_layers; ++i) shape.sparse_pattern.push_back(model.is_sparse(i));
+  shape.hidden = model.hidden_size;
+  shape.vocab = model.vocab_size;
+  shape.dtype = config.dtype;
+  shape.has_shared_experts = model.moe.n_shared_experts > 0;
+  return shape;
+}
+
+/// Throws unless what the rank enqueued is what the plan predicted.
+void check_trace(const std::vector<plan::CollectiveRecord>& expected,
+                 const std::vector<plan::CollectiveRecord>& actual, int rank, uint64_t step_id) {
+  const size_t n = std::max(expected.size(), actual.size());
+  for (size_t i = 0; i < n; ++i) {
+    if (i < expected.size() && i < actual.size() && expected[i] == actual[i]) continue;
+    WEFT_THROW("step {}: rank {} left the plan at collective {}: planned {}, ran {}", step_id, rank, i,
+               i < expected.size() ? expected[i].describe() : "nothing",
+               i < actual.size() ? actual[i].describe() : "nothing");
+  }
+}
+
+}  // namespace
+
+/// Allocates named device memory and keeps it.
+class RankMemory {
+ public:
+  explicit RankMemory(device::Device& device) : device_(device) {}
+  void* allocate(std::string_view name, int64_t num_bytes) {
+    buffers_.push_back(device_.allocate(static_cast<size_t>(num_bytes), name));
+    return buffers_.back().data();
+  }
+  [[nodiscard]] const std::vector<device::Buffer>& buffers() const { return buffers_; }
+
+ private:
+  device::Device& device_;
+  std::vector<device::Buffer> buffers_;
+};
+
+class RankWorker::Impl {
+ public:
+  Impl(int rank, ExecConfig config, const model::ModelConfig& model_config, device::Device& device,
+       const RankPeers& peers)
+      : rank_(rank),
+        config_(std::move(config)),
+        model_config_(with_dtype(model_config, config_.dtype)),
+        shape_(model_shape(config_, model_config_)),
+        sizes_(config_, model_config_),
+        memory_(device),
+        model_(model::make_model(model_config_, config_.plan.parallel, rank, weights_)),
+        buffers_(config_, model_config_, model_, sizes_,
+                 [this](std::string_view name, int64_t num_bytes) { return memory_.allocate(name, num_bytes); }),
+        weight_memory_(memory_.allocate("weights", weights_.num_bytes())),
+        inputs_(device, InputLayout(sizes_.inputs), buffers_.inputs) {
+    weights_.bind(weight_memory_);
+    compute_ = device.make_stream("compute");
+    if (config_.plan.parallel.enable_two_batch_overlap) comm_stream_ = device.make_stream("comm");
+    connect(device, peers);
+    const int64_t rows = sizes_.logit_rows;
+    const int64_t max_top = buffers_.top_ids.shape[1];
+    for (auto& turn : turns_) {
+      turn.done = device.make_event();
+      turn.output = device.allocate_host(static_cast<size_t>(rows * (2 + 2 * max_top) * 4), "output_staging");
+    }
+    fill_rope_table(device);
+    compute_->fill(buffers_.last_tokens.data, 0, buffers_.last_tokens.span_bytes());
+    compute_->wait_idle(config_.timeout);
+    pass_.emplace(config_, model_config_, model_, weights_, sizes_, buffers_, inputs_, comm_, ledger_, rank_);
+  }
+
+  void load(model::WeightSource& source, model::WeightCoverage& coverage) { weights_.load(source, coverage); }
+
+  void enqueue(const plan::StepPlan& plan, const ForwardInput& input) {
+    WEFT_CHECK(pending_.size() < turns_.size(), "rank {}: {} steps are uncollected already; collect one first", rank_,
+               pending_.size());
+    const size_t index = next_turn_;
+    Turn& turn = turns_[index];
+    if (config_.poison) poison(input);
+    inputs_.upload(*compute_, static_cast<int>(index), plan, config_, rank_, input);
+    const int64_t bucket = plan.graph_bucket[dp_rank()];
+    if (bucket > 0) {
+      const GraphKey key{bucket, plan.tbo, plan.dispatch, plan.micro_batches[0].expert_chunks};
+      const auto& step = graphs_.replay(*compute_, key, [&] { return capture(plan); });
+      turn.trace_hash = step.trace_hash;
+      count_collectives(step.records);
+      ++counters_.graph_replays;
+    } else {
+      ForwardPass::Host host;
+      for (size_t m = 0; m < plan.micro_batches.size(); ++m) {
+        const auto& in = input.micro_batches[m];
+        host.num_seqs[m] = in.num_seqs();
+        host.num_prefill_seqs[m] = in.num_prefill_seqs;
+        host.num_prefill_rows[m] = in.num_seqs() == 0 ? 0 : in.cu_q[static_cast<size_t>(in.num_prefill_seqs)];
+      }
+      const auto records = run_checked(plan, host);
+      turn.trace_hash = plan::shared_trace_hash(records);
+      count_collectives(records);
+    }
+    download(turn, input);
+    count(plan);
+    pending_.push_back(index);
+    next_turn_ = (next_turn_ + 1) % turns_.size();
+  }
+
+  StepDone collect() {
+    WEFT_CHECK(!pending_.empty(), "rank {}: no step to collect", rank_);
+    Turn& turn = turns_[pending_.front()];
+    pending_.pop_front();
+    turn.done->wait_idle(config_.timeout);
+    StepDone done;
+    done.trace_hash = turn.trace_hash;
+    if (config_.plan.parallel.attn_tp_rank(rank_) != 0) return done;
+    const auto* base = static_cast<const int32_t*>(turn.output.data());
+    const int64_t rows = turn.rows;
+    const int64_t max_top = turn.with_top ? buffers_.top_ids.shape[1] : 0;
+    done.output.tokens.assign(base, base + rows);
+    const auto* logprobs = reinterpret_cast<const float*>(base + sizes_.logit_rows);
+    done.output.logprobs.assign(logprobs, logprobs + rows);
+    const auto* ids = base + 2 * sizes_.logit_rows;
+    done.output.top_ids.assign(ids, ids + rows * max_top);
+    const auto* tops = reinterpret_cast<const float*>(ids + sizes_.logit_rows * buffers_.top_ids.shape[1]);
+    done.output.top_logprobs.assign(tops, tops + rows * max_top);
+    done.output.max_top = static_cast<int32_t>(max_top);
+    return done;
+  }
+
+  [[nodiscard]] RankCounters counters() const {
+    auto counters = counters_;
+    counters.graph_captures = static_cast<int64_t>(graphs_.num_graphs());
+    for (const auto& dispatcher : comm_.dispatchers) {
+      if (dispatcher != nullptr) counters.dispatched_rows += dispatcher->received_rows();
+    }
+    return counters;
+  }
+
+ private:
+  struct Turn {
+    std::unique_ptr<device::Event> done;
+    device::Buffer output;  // tokens, logprobs, top ids, top logprobs
+    int64_t rows = 0;
+    bool with_top = false;
+    uint64_t trace_hash = 0;
+  };
+
+  static model::ModelConfig with_dtype(model::ModelConfig config, DType dtype) {
+    config.dtype = dtype;
+    return config;
+  }
+
+  [[nodiscard]] size_t dp_rank() const {
+    return static_cast<size_t>(config_.plan.parallel.attn_dp_rank(rank_));
+  }
+
+  void connect(device::Device& device, const RankPeers& peers) {
+    comm_.compute = compute_.get();
+    comm_.comm = comm_stream_.get();
+    const size_t num_channels = comm_stream_ != nullptr ? 2 : 1;
+    const auto make = [&](plan::Group group, int channel) {
+      return std::make_unique<LedgerCommunicator>(peers.communicator(group, channel), group, ledger_);
+    };
+    for (size_t c = 0; c < num_channels; ++c) {
+      comm_.fork[c] = device.make_event();
+      comm_.join[c] = device.make_event();
+      comm_.tp[c] = make(plan::Group::kTp, static_cast<int>(c));
+      comm_.attn_tp[c] = make(plan::Group::kAttnTp, static_cast<int>(c));
+      if (!sizes_.dispatched) continue;
+      const auto& mb = buffers_.micro_batches[c];
+      comm_.dispatch_group[c] = make(plan::Group::kTp, static_cast<int>(2 + c));
+      comm_.dispatchers[c] =
+          comm::make_dispatcher(sizes_.dispatch, *comm_.dispatch_group[c], mb.dispatch_control, mb.dispatch_rows);
+      if (peers.wrap_dispatcher) comm_.dispatchers[c] = peers.wrap_dispatcher(std::move(comm_.dispatchers[c]));
+    }
+  }
+
+  void fill_rope_table(device::Device& device) {
+    const auto table = buffers_.cos_sin;
+    const auto host = device.allocate_host(table.span_bytes(), "rope_staging");
+    model::fill_rope_table(model_config_.rope,
+                           host.view(DType::kF32, {table.shape[0], table.shape[1]}));
+    compute_->copy(table.data, host.data(), table.span_bytes());
+    compute_->wait_idle(config_.timeout);
+  }
+
+  std::vector<plan::CollectiveRecord> capture(const plan::StepPlan& plan) {
+    ForwardPass::Host host;
+    for (size_t m = 0; m < plan.micro_batches.size(); ++m) {
+      host.num_seqs[m] = std::min(plan.micro_batches[m].rows[dp_rank()], config_.max_seqs);
+    }
+    return run_checked(plan, host);
+  }
+
+  /// Enqueues the stages and proves that their collectives are the planned ones.
+  std::vector<plan::CollectiveRecord> run_checked(const plan::StepPlan& plan, const ForwardPass::Host& host) {
+    ledger_.clear();
+    pass_->run(plan, host);
+    auto records = ledger_.take();
+    check_trace(plan::step_trace(plan, config_.plan, shape_, rank_), records, rank_, plan.step_id);
+    return records;
+  }
+
+  void download(Turn& turn, const ForwardInput& input) {
+    turn.rows = static_cast<int64_t>(input.logit_rows.size());
+    turn.with_top = std::any_of(input.logit_rows.begin(), input.logit_rows.end(),
+                                [](const LogitRow& row) { return row.num_top > 0; });
+    if (config_.plan.parallel.attn_tp_rank(rank_) == 0 && turn.rows > 0) {
+      auto* base = static_cast<int32_t*>(turn.output.data());
+      const int64_t max_top = buffers_.top_ids.shape[1];
+      const auto bytes = static_cast<size_t>(turn.rows) * 4;
+      compute_->copy(base, buffers_.tokens.data, bytes);
+      compute_->copy(base + sizes_.logit_rows, buffers_.logprobs.data, bytes);
+      if (turn.with_top) {
+        auto* ids = base + 2 * sizes_.logit_rows;
+        compute_->copy(ids, buffers_.top_ids.data, bytes * static_cast<size_t>(max_top));
+        compute_->copy(ids + sizes_.logit_rows * max_top, buffers_.top_logprobs.data,
+                       bytes * static_cast<size_t>(max_top));
+      }
+    }
+    compute_->record(*turn.done);
+  }
+
+  /// NaN wherever this step must not look: work buffers, pages without an owner, the tails of last pages.
+  void poison(const ForwardInput& input) {
+    for (const auto& buffer : memory_.buffers()) {
+      if (buffer.name().rfind("work/", 0) == 0) compute_->fill(buffer.data(), 0xff, buffer.num_bytes());
+    }
+    const auto fill_slots = [&](int64_t first, int64_t count) {
+      for (const auto& layer : buffers_.kv) {
+        for (const auto& cache : {layer.k, layer.v, layer.latent}) {
+          if (!cache.defined() || count == 0) continue;
+          const auto slots = cache.rows(first, count);
+          compute_->fill(slots.data, 0xff, slots.span_bytes());
+        }
+      }
+    };
+    for (const int32_t page : input.unused_pages) fill_slots(page * config_.page_size, config_.page_size);
+    for (const auto& mb : input.micro_batches) {
+      const int32_t* pages = mb.pages.data();
+      for (const int32_t length : mb.kv_len) {
+        const int64_t count = ceil_div<int64_t>(length, config_.page_size);
+        const int64_t used = length - (count - 1) * config_.page_size;
+        fill_slots(pages[count - 1] * config_.page_size + used, config_.page_size - used);
+        pages += count;
+      }
+    }
+  }
+
+  void count_collectives(const std::vector<plan::CollectiveRecord>& records) {
+    for (const auto& record : records) {
+      const auto op = static_cast<size_t>(record.op);
+      ++counters_.collective_calls[op];
+      counters_.collective_bytes[op] += record.count * static_cast<int64_t>(dtype_size(record.dtype));
+    }
+  }
+
+  void count(const plan::StepPlan& plan) {
+    const auto mode = static_cast<size_t>(plan.modes[dp_rank()]);
+    ++counters_.steps_by_mode[mode];
+    ++counters_.dispatch_steps[static_cast<size_t>(plan.dispatch)];
+    if (plan.graph_bucket[dp_rank()] == 0) {
+      ++counters_.graph_misses[static_cast<size_t>(plan.graph_miss[dp_rank()])];
+    }
+    if (plan.tbo) {
+      ++counters_.tbo_steps;
+      ++counters_.tbo_steps_by_mode[mode];
+      const bool unlike = std::any_of(plan.modes.begin(), plan.modes.end(),
+                                      [&](plan::ForwardMode other) { return other != plan.modes[0]; });
+      if (unlike) ++counters_.tbo_unlike_mode_steps;
+    }
+    int64_t chunks = 1;
+    for (const auto& mb : plan.micro_batches) {
+      counters_.real_tokens += mb.num_tokens[dp_rank()];
+      counters_.padded_tokens += mb.rows[dp_rank()] - mb.num_tokens[dp_rank()];
+      chunks = std::max(chunks, mb.expert_chunks);
+    }
+    if (chunks > 1) ++counters_.multi_chunk_steps;
+  }
+
+  // In order of need: graphs go before streams, streams before memory.
+  int rank_;
+  ExecConfig config_;
+  model::ModelConfig model_config_;
+  plan::ModelShape shape_;
+  RankSizes sizes_;
+  RankMemory memory_;
+  model::WeightMap weights_;
+  model::Model model_;
+  RankBuffers buffers_;
+  void* weight_memory_;
+  InputBuffers inputs_;
+  Ledger ledger_;
+  std::unique_ptr<device::Stream> compute_, comm_stream_;
+  RankComm comm_;
+  std::array<Turn, 2> turns_;
+  std::deque<size_t> pending_;
+  size_t next_turn_ = 0;
+  RankCounters counters_;
+  std::optional<ForwardPass> pass_;
+  GraphRunner graphs_;
+};
+
+std::vector<MemoryItem> memory_ledger(const ExecConfig& config, const model::ModelConfig& model_config, int rank) {
+  auto typed = model_config;
+  typed.dtype = config.dtype;
+  model::WeightMap weights;
+  const auto model = model::make_model(typed, config.plan.parallel, rank, weights);
+  std::vector<MemoryItem> items;
+  items.push_back({"weights", weights.num_bytes()});
+  const RankBuffers counted(config, typed, model, RankSizes(config, typed),
+                            [&](std::string_view name, int64_t num_bytes) -> void* {
+                              items.push_back({std::string(name), num_bytes});
+                              return nullptr;
+                            });
+  return items;
+}
+
+RankWorker::RankWorker(int rank, ExecConfig config, const model::ModelConfig& model, device::Device& device,
+                       const RankPeers& peers)
+    : impl_(std::make_unique<Impl>(rank, std::move(config), model, device, peers)) {}
+
+RankWorker::~RankWorker() = default;
+
+void RankWorker::load(model::WeightSource& source, model::WeightCoverage& coverage) { impl_->load(source, coverage); }
+
+void RankWorker::enqueue(const plan::StepPlan& plan, const ForwardInput& input) { impl_->enqueue(plan, input); }
+
+StepDone RankWorker::collect() { return impl_->collect(); }
+
+RankCounters RankWorker::counters() const { return impl_->counters(); }
+
+}  // namespace weft::exec
