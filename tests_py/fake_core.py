@@ -65,10 +65,11 @@ class FakeCore:
         self.results: dict[int, Result | Exception] = {}
         self.num_steps = 0
         self.mixed_steps = 0
+        self.traced = False
         self.chunks: dict[Request, list[int]] = {}
         self.unlike_modes = 0
         self.fail_at = 0  # a step of that number fails
-        self.hold: threading.Event | None = None  # wait() waits for it
+        self.permits: threading.Semaphore | None = None  # wait() takes one
         self.closed = threading.Event()
 
     @classmethod
@@ -132,10 +133,9 @@ class FakeCore:
 
     def wait(self, ticket: int) -> Result:
         assert ticket == min(self.results), "steps end in order"
-        if self.hold is not None:
-            while not self.hold.wait(0.01):
-                if self.closed.is_set():
-                    raise WeftError("the core was closed")
+        while self.permits is not None and not self.permits.acquire(timeout=0.01):
+            if self.closed.is_set():
+                raise WeftError("the core was closed")
         result = self.results.pop(ticket)
         if isinstance(result, Exception):
             raise result
@@ -147,7 +147,21 @@ class FakeCore:
         return result
 
     def stats(self):
-        return {"steps": self.num_steps}
+        rank = {"steps_by_mode": {"MIXED": self.mixed_steps, "EXTEND": 0}, "real_tokens": self.num_steps}
+        return {"ranks": [rank] * self.config.dp_size}
+
+    def trace_next_step(self):
+        self.traced = True
+
+    def timeline(self):
+        if not self.traced:
+            return []
+        return [
+            (0, "compute", "attn", 0.0, 10.0, 0),
+            (0, "comm", "dispatch", 10.0, 18.0, 0),
+            (0, "compute", "attn", 10.0, 20.0, 1),
+            (1, "compute", "attn", 1.0, 9.0, 0),
+        ]
 
     def close(self):
         self.closed.set()

@@ -284,11 +284,11 @@ LONG = {"temperature": 0, "max_new_tokens": 200, "ignore_eos": True}
 
 
 def test_closing_a_stream_aborts_its_requests(started):
-    started.core.hold = threading.Event()
+    started.core.permits = threading.Semaphore(5)
     stream = started.engine.generate(input_ids=[[1], [2]], sampling_params=LONG, stream=True)
-    started.core.hold.set()
     next(stream)
     stream.close()
+    started.core.permits.release(1000)
     assert next(stream, None) is None
     assert started.engine.generate(input_ids=[3], sampling_params=GREEDY)["output_ids"] == expected([3])
     wait_until(lambda: not started.core.requests)
@@ -296,14 +296,17 @@ def test_closing_a_stream_aborts_its_requests(started):
 
 
 def test_an_abandoned_stream_aborts_its_requests(started):
+    started.core.permits = threading.Semaphore(5)
     stream = started.engine.generate(input_ids=[1], sampling_params=LONG, stream=True)
     next(stream)
     del stream
+    started.core.permits.release(1000)
     wait_until(lambda: not started.core.requests)
+    assert started.core.num_steps < 200
 
 
 def test_a_request_is_aborted_by_name(started):
-    started.core.hold = threading.Event()
+    started.core.permits = threading.Semaphore(0)
     outputs = queue.SimpleQueue()
     ask = lambda: outputs.put(started.engine.generate(input_ids=[1], sampling_params=LONG, rid="mine"))  # noqa: E731
     thread = threading.Thread(target=ask)
@@ -311,7 +314,7 @@ def test_a_request_is_aborted_by_name(started):
     wait_until(lambda: started.core.num_steps > 0)
     started.engine.abort_request("other")
     started.engine.abort_request("mine")
-    started.core.hold.set()
+    started.core.permits.release(1000)
     output = outputs.get(timeout=5)
     thread.join()
     assert output["meta_info"]["id"] == "mine"
@@ -363,7 +366,7 @@ def test_when_the_core_fails_every_request_is_told(fake_model, overlap_off):
 
 def test_close_ends_what_runs_within_two_seconds(fake_model):
     with Started(fake_model) as it:
-        it.core.hold = threading.Event()  # a step that never ends
+        it.core.permits = threading.Semaphore(0)  # a step that never ends
         stream = it.engine.generate(input_ids=[1], sampling_params=LONG, stream=True)
         wait_until(lambda: it.core.num_steps > 0)
         begin = time.monotonic()

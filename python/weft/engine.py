@@ -15,6 +15,7 @@ from weft.engine_config import MAX_TOP_LOGPROBS, EngineConfig, resolve
 from weft.errors import WeftError
 from weft.model_info import model_directory
 from weft.outputs import GenerateOutput, MetaInfo, RawLogprobs, TextBuilder, abort_reason, add_logprobs
+from weft.report import TimelineEvent
 from weft.sampling_params import SamplingParams
 from weft.scheduler import Request, Scheduler, Step
 from weft.server_args import ServerArgs
@@ -85,6 +86,14 @@ class Engine:
     def stats(self) -> dict[str, Any]:
         """What each rank really ran since the start."""
         return self._core.stats()
+
+    def trace_next_step(self) -> None:
+        """Record when each stage of the next step runs, on every rank and stream."""
+        self._core.trace_next_step()
+
+    def timeline(self) -> list[TimelineEvent]:
+        """The last step that was traced; empty if none has ended."""
+        return self._core.timeline()
 
     def abort_request(self, rid: str = "", abort_all: bool = False) -> None:
         """End the request of that name, or all. Who waits for it gets what there is, and finish_reason `abort`."""
@@ -339,13 +348,10 @@ class CompiledCore:
     def stats(self) -> dict[str, Any]:
         return self._runtime.stats()
 
-    def memory_ledger(self) -> list[tuple[int, str, int]]:
-        return self._runtime.memory_ledger()
-
     def trace_next_step(self) -> None:
         self._runtime.trace_next_step()
 
-    def timeline(self) -> list[tuple[int, str, str, float, float, int]]:
+    def timeline(self) -> list[TimelineEvent]:
         return self._runtime.timeline()
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from weft.errors import WeftError
 from weft.outputs import FinishReason, RawLogprobs, abort_reason
+from weft.report import TimelineEvent
 from weft.scheduler import Request, RequestState, Scheduler, Step
 from weft.tokenizer import Detokenizer, Tokenizer, find_stop
 
@@ -39,6 +40,8 @@ class Core(Protocol):
     def submit(self, step: Step) -> int: ...  # a ticket, 0 if there was nothing to run; at most two are open
     def wait(self, ticket: int) -> StepResult: ...
     def stats(self) -> dict[str, Any]: ...
+    def trace_next_step(self) -> None: ...  # record when each stage of the next step runs
+    def timeline(self) -> list[TimelineEvent]: ...  # of the last step that was traced
     def close(self) -> None: ...  # from any thread; a wait() in progress then fails
 
 

@@ -1,0 +1,109 @@
+"""Tables and pictures of what ran, as text and as a trace for Perfetto."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+TimelineEvent = tuple[int, str, str, float, float, int]  # rank, stream, name, start_us, end_us, micro-batch
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns as wide as their widest cell; the first is left-aligned."""
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
+    lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
+    return "\n".join(lines)
+
+
+def stats_table(stats: Mapping[str, object]) -> str:
+    """The counters of each rank, one row a counter; those that are 0 everywhere are left out."""
+    ranks = stats.get("ranks")
+    if not isinstance(ranks, list) or not ranks:
+        return ""
+    columns = [_flat("", rank) for rank in ranks]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    rows = [
+        [name, *(_grouped(column.get(name, 0)) for column in columns)]
+        for name in names
+        if name != "rank" and any(column.get(name) for column in columns)
+    ]
+    return table(["", *(f"rank {i}" for i in range(len(ranks)))], rows)
+
+
+def picture(timeline: Sequence[TimelineEvent], width: int = 100, ranks: int = 2) -> str:
+    """One step as text: a line for each stream of the first ranks, time to the right.
+
+    A letter is the micro-batch that a stream works on (A, B); a blank is a stream that waits.
+    """
+    shown = [event for event in timeline if event[0] < ranks]
+    if not shown:
+        return ""
+    begin, end = min(event[3] for event in shown), max(event[4] for event in shown)
+    scale = width / max(end - begin, 1e-9)
+    lines: dict[tuple[int, str], list[str]] = {}
+    for rank, stream, _, start, stop, micro_batch in sorted(shown, key=lambda event: (event[0], event[1], event[3])):
+        line = lines.setdefault((rank, stream), [" "] * width)
+        first = min(width - 1, int((start - begin) * scale))
+        last = max(first + 1, min(width, round((stop - begin) * scale)))
+        line[first:last] = ["AB"[micro_batch] if micro_batch in (0, 1) else "-"] * (last - first)
+    label = max(len(f"rank {rank} {stream}") for rank, stream in lines)
+    rows = [f"{f'rank {rank} {stream}':<{label}} |{''.join(line)}|" for (rank, stream), line in lines.items()]
+    scale_line = f"{'':<{label}}  0{f'{end - begin:,.0f} us':>{width - 1}}"
+    return "\n".join([*rows, scale_line])
+
+
+def overlap_us(timeline: Sequence[TimelineEvent], rank: int = 0) -> float:
+    """Microseconds in which one micro-batch communicates on `rank` while the other computes."""
+    total = 0.0
+    mine = [event for event in timeline if event[0] == rank]
+    for _, one_stream, _, one_start, one_end, one in mine:
+        for _, other_stream, _, other_start, other_end, other in mine:
+            if one == 0 and other == 1 and one_stream != other_stream:
+                total += max(0.0, min(one_end, other_end) - max(one_start, other_start))
+    return total
+
+
+def write_trace(timeline: Sequence[TimelineEvent], path: Path) -> None:
+    """Write trace-event JSON, which https://ui.perfetto.dev opens: a process a rank, a thread a stream."""
+    streams = sorted({(rank, stream) for rank, stream, *_ in timeline})
+    thread = {key: index for index, key in enumerate(streams)}
+    events: list[dict[str, object]] = []
+    for rank, stream in streams:
+        events.append({"ph": "M", "name": "process_name", "pid": rank, "args": {"name": f"rank {rank}"}})
+        events.append(
+            {"ph": "M", "name": "thread_name", "pid": rank, "tid": thread[rank, stream], "args": {"name": stream}}
+        )
+    for rank, stream, name, start, end, micro_batch in timeline:
+        events.append(
+            {
+                "ph": "X",
+                "name": name,
+                "cat": stream,
+                "pid": rank,
+                "tid": thread[rank, stream],
+                "ts": start,
+                "dur": max(0.0, end - start),
+                "args": {"micro_batch": micro_batch},
+            }
+        )
+    path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ns"}), encoding="utf-8")
+
+
+def _flat(prefix: str, value: object) -> dict[str, object]:
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    flat: dict[str, object] = {}
+    for key, item in value.items():
+        flat |= _flat(f"{prefix}.{key}" if prefix else str(key), item)
+    return flat
+
+
+def _grouped(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
