@@ -13,6 +13,7 @@
 #include "exec/forward.h"
 #include "model/config.h"
 #include "model/checkpoint.h"
+#include "model/weight_coverage.h"
 #include "plan/step_plan.h"
 
 namespace weft::exec {
