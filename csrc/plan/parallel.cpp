@@ -4,6 +4,36 @@
 
 namespace weft::plan {
 
+A2aBackend parse_a2a_backend(std::string_view name) {
+  for (const A2aBackend backend : {A2aBackend::kNone, A2aBackend::kDeepEp}) {
+    if (a2a_backend_name(backend) == name) return backend;
+  }
+  WEFT_THROW("moe_a2a_backend='{}' is not supported; choose none or deepep", name);
+}
+
+DeepEpMode parse_deepep_mode(std::string_view name) {
+  for (const DeepEpMode mode : {DeepEpMode::kAuto, DeepEpMode::kNormal, DeepEpMode::kLowLatency}) {
+    if (deepep_mode_name(mode) == name) return mode;
+  }
+  WEFT_THROW("deepep_mode='{}' is not known; choose auto, normal or low_latency", name);
+}
+
+std::string_view a2a_backend_name(A2aBackend backend) {
+  return backend == A2aBackend::kNone ? "none" : "deepep";
+}
+
+std::string_view deepep_mode_name(DeepEpMode mode) {
+  switch (mode) {
+    case DeepEpMode::kAuto:
+      return "auto";
+    case DeepEpMode::kNormal:
+      return "normal";
+    case DeepEpMode::kLowLatency:
+      return "low_latency";
+  }
+  return "?";
+}
+
 std::string_view dispatch_mode_name(DispatchMode mode) {
   switch (mode) {
     case DispatchMode::kNone:
@@ -14,6 +44,13 @@ std::string_view dispatch_mode_name(DispatchMode mode) {
       return "low_latency";
   }
   return "?";
+}
+
+DispatchMode parse_dispatch_mode(std::string_view name) {
+  for (const DispatchMode mode : {DispatchMode::kNone, DispatchMode::kNormal, DispatchMode::kLowLatency}) {
+    if (dispatch_mode_name(mode) == name) return mode;
+  }
+  WEFT_THROW("dispatch mode '{}' is not known; choose none, normal or low_latency", name);
 }
 
 DispatchMode dispatch_mode(const ParallelConfig& parallel, bool is_extend_in_batch) {

@@ -8,9 +8,17 @@ namespace weft::plan {
 enum class A2aBackend : uint8_t { kNone, kDeepEp };
 enum class DeepEpMode : uint8_t { kAuto, kNormal, kLowLatency };
 
+/// Values of the flags --moe-a2a-backend ("none", "deepep") and --deepep-mode ("auto", "normal",
+/// "low_latency"). Throw Error naming the choices.
+A2aBackend parse_a2a_backend(std::string_view name);
+DeepEpMode parse_deepep_mode(std::string_view name);
+std::string_view a2a_backend_name(A2aBackend backend);
+std::string_view deepep_mode_name(DeepEpMode mode);
+
 /// How experts are reached in one step: rows gathered to all ranks, or rows sent to the experts' ranks.
 enum class DispatchMode : uint8_t { kNone, kNormal, kLowLatency };
-std::string_view dispatch_mode_name(DispatchMode mode);  // "none", "normal", "low_latency"
+std::string_view dispatch_mode_name(DispatchMode mode);   // "none", "normal", "low_latency"
+DispatchMode parse_dispatch_mode(std::string_view name);  // throws Error naming the choices
 
 /// The parallel configuration of one model replica, as resolved from the flags of the same names.
 struct ParallelConfig {

@@ -236,6 +236,14 @@ class Planner {
 
 }  // namespace
 
+TboPolicy parse_tbo_policy(std::string_view name) {
+  if (name == "any") return TboPolicy::kAny;
+  WEFT_CHECK(name == "sglang", "tbo_policy='{}' is not known; choose any or sglang", name);
+  return TboPolicy::kSglang;
+}
+
+std::string_view tbo_policy_name(TboPolicy policy) { return policy == TboPolicy::kAny ? "any" : "sglang"; }
+
 std::string_view graph_miss_name(GraphMiss miss) {
   switch (miss) {
     case GraphMiss::kNone:

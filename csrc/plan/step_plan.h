@@ -33,6 +33,10 @@ enum class TboPolicy : uint8_t {
   kSglang,  // modes other than IDLE must agree and every rank must be able to split, else no overlap
 };
 
+/// Values of the flag --tbo-policy: "any", "sglang". parse throws Error naming the choices.
+TboPolicy parse_tbo_policy(std::string_view name);
+std::string_view tbo_policy_name(TboPolicy policy);
+
 /// What every rank knows from the start, and agrees on.
 struct PlanConfig {
   ParallelConfig parallel;

@@ -1,6 +1,7 @@
 """The compiled core, as Python sees it. Token ids and counters cross; tensors never do."""
 
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -102,3 +103,245 @@ class Runtime:
     def vocab_size(self) -> int: ...
     @property
     def num_pages(self) -> int: ...  # of one DP rank
+
+# The planning core: pure functions, no device. weft.plan, weft.overlap, weft.graph and weft.comm document them.
+
+class ForwardMode(IntEnum):
+    EXTEND = 1
+    DECODE = 2
+    MIXED = 3
+    IDLE = 4
+    TARGET_VERIFY = 5
+    PREBUILT = 7
+
+def is_extend(forward_mode: ForwardMode) -> bool:
+    """Whether the mode is EXTEND, MIXED or TARGET_VERIFY."""
+
+class SplitChild:
+    """A half of a batch. Ranges are half-open, in the parent; a sequence that is cut is in both halves."""
+
+    @property
+    def seq_range(self) -> tuple[int, int]: ...
+    @property
+    def token_range(self) -> tuple[int, int]: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def padded_len(self) -> int: ...  # num_tokens rounded up to attn_tp_size
+    @property
+    def extend_lens(self) -> list[int]: ...
+    @property
+    def prefix_lens(self) -> list[int]: ...
+    @property
+    def seq_lens(self) -> list[int]: ...
+    @property
+    def mix_decode_bs(self) -> int: ...
+
+class Split:
+    @property
+    def seq_index(self) -> int: ...
+    @property
+    def token_index(self) -> int: ...
+    @property
+    def two_chunk(self) -> bool: ...  # one sequence is cut between the children
+    @property
+    def children(self) -> list[SplitChild]: ...  # two
+
+class LayerLayout:
+    """Layouts are SCATTERED, TP_ATTN_FULL or FULL; operations have SGLang's names."""
+
+    @property
+    def sparse(self) -> bool: ...
+    @property
+    def input(self) -> str: ...
+    @property
+    def attn(self) -> str: ...
+    @property
+    def mlp(self) -> str: ...
+    @property
+    def middle_residual(self) -> str: ...
+    @property
+    def output(self) -> str: ...
+    @property
+    def prepare_attn(self) -> str: ...
+    @property
+    def prepare_mlp(self) -> str: ...
+    @property
+    def postprocess(self) -> str: ...
+
+class DpPadding:
+    @property
+    def mode(self) -> str: ...  # MAX_LEN, SUM_LEN
+    @property
+    def aligned(self) -> list[int]: ...  # counts rounded up to attn_tp_size
+    @property
+    def padded(self) -> list[int]: ...
+    @property
+    def start(self) -> list[int]: ...  # first row of each rank in the gathered buffer
+    @property
+    def buffer_len(self) -> int: ...
+
+class ParallelConfig:
+    """The flags of the same names. Raises WeftError for sizes that do not fit together."""
+
+    def __init__(
+        self,
+        *,
+        tp_size: int = 1,
+        dp_size: int = 1,
+        enable_dp_attention: bool = False,
+        ep_size: int = 1,
+        moe_a2a_backend: str = "none",  # none, deepep
+        deepep_mode: str = "auto",  # auto, normal, low_latency
+        moe_dense_tp_size: int | None = None,
+        enable_dp_lm_head: bool = False,
+        enable_two_batch_overlap: bool = False,
+    ) -> None: ...
+    @property
+    def tp_size(self) -> int: ...
+    @property
+    def attn_tp_size(self) -> int: ...
+    @property
+    def attn_dp_size(self) -> int: ...
+    def attn_tp_rank(self, rank: int) -> int: ...
+    def attn_dp_rank(self, rank: int) -> int: ...
+    @property
+    def require_mlp_tp_gather(self) -> bool: ...
+    @property
+    def require_attn_tp_gather(self) -> bool: ...
+    @property
+    def require_gathered_buffer(self) -> bool: ...
+    @property
+    def require_mlp_sync(self) -> bool: ...
+
+class PlanConfig:
+    def __init__(
+        self,
+        parallel: ParallelConfig,
+        *,
+        tbo_policy: str = "any",  # any, sglang
+        graph_buckets: Sequence[int] = (),  # rows of one DP rank, ascending; empty: no graphs
+        graph_padding: bool = True,  # False: only exact sizes replay
+        normal_chunk_rows: int = 1024,  # rows of one rank in one expert chunk of normal dispatch
+        low_latency_rows: int = 128,  # the same for low-latency dispatch
+        logit_chunk_rows: int = 1024,  # logit rows of one DP rank in one pass of the LM head
+    ) -> None: ...
+    @property
+    def parallel(self) -> ParallelConfig: ...
+    def hash(self) -> int: ...
+
+class RankState:
+    """What one DP rank says of its batch. IDLE and PREBUILT have no rows."""
+
+    def __init__(
+        self,
+        forward_mode: ForwardMode = ...,  # IDLE
+        num_tokens: int = 0,
+        *,
+        num_seqs: int = 0,
+        num_logit_rows: int = 0,
+        split_tokens: tuple[int, int] | None = None,  # tokens of each micro-batch; None: cannot be split
+        can_graph: bool = True,
+        step_id: int = 0,
+        config_hash: int = 0,
+        trace_hash: int = 0,
+    ) -> None: ...
+    @property
+    def forward_mode(self) -> ForwardMode: ...
+    @property
+    def num_tokens(self) -> int: ...
+
+class MicroBatchPlan:
+    """One micro-batch, for all DP ranks."""
+
+    @property
+    def num_tokens(self) -> list[int]: ...  # real rows
+    @property
+    def rows(self) -> list[int]: ...  # rows with padding
+    @property
+    def padding(self) -> str: ...  # NONE, MAX_LEN, SUM_LEN
+    @property
+    def start(self) -> list[int]: ...  # first row of each DP rank in the gathered buffer
+    @property
+    def gathered_rows(self) -> int: ...
+    @property
+    def expert_chunks(self) -> int: ...
+
+class StepPlan:
+    """All that ranks must agree on about one step; csrc/plan/step_plan.h states the rules."""
+
+    @property
+    def step_id(self) -> int: ...
+    @property
+    def run(self) -> bool: ...
+    @property
+    def is_extend_in_batch(self) -> bool: ...
+    @property
+    def modes(self) -> list[ForwardMode]: ...
+    @property
+    def schedule(self) -> ForwardMode: ...  # EXTEND or DECODE
+    @property
+    def dispatch(self) -> str: ...  # none, normal, low_latency
+    @property
+    def tbo(self) -> bool: ...
+    @property
+    def no_tbo_reason(self) -> str: ...
+    @property
+    def micro_batches(self) -> list[MicroBatchPlan]: ...
+    @property
+    def graph_bucket(self) -> list[int]: ...  # of each DP rank; 0: eager
+    @property
+    def graph_miss(self) -> list[str]: ...
+    @property
+    def logit_rows(self) -> list[int]: ...
+    @property
+    def logit_chunks(self) -> int: ...
+    def hash(self) -> int: ...
+
+def compute_split_seq_index(
+    forward_mode: ForwardMode,
+    num_tokens: int,
+    extend_lens: Sequence[int],
+    token_num_per_seq: int,
+    threshold: float,
+) -> int: ...
+def compute_split_token_index(
+    split_seq_index: int,
+    forward_mode: ForwardMode,
+    extend_lens: Sequence[int],
+    token_num_per_seq: int,
+    threshold: float,
+) -> int: ...
+def is_two_chunk(extend_lens: Sequence[int], threshold: float) -> bool: ...
+def split(
+    forward_mode: ForwardMode,
+    num_tokens: int,
+    extend_lens: Sequence[int],
+    prefix_lens: Sequence[int],
+    seq_lens: Sequence[int],
+    token_num_per_seq: int,
+    threshold: float,
+    attn_tp_size: int,
+    mix_decode_bs: int,
+) -> Split | None: ...
+def replay_split(bucket: int, num_tokens: int) -> tuple[int, int]: ...
+def layer_layouts(sparse_pattern: Sequence[bool], parallel: ParallelConfig) -> list[LayerLayout]: ...
+def stages(
+    layouts: Sequence[LayerLayout], schedule: ForwardMode, dispatch: str, has_shared_experts: bool
+) -> tuple[list[list[tuple[int, str]]], int]: ...
+def stage_order(num_stages: int, delta_stages: int) -> list[tuple[int, int]]: ...
+def dp_padding(
+    global_num_tokens: Sequence[int], attn_tp_size: int, attn_dp_size: int, is_extend_in_batch: bool
+) -> DpPadding: ...
+def capture_batch_sizes(max_bs: int, speculative: bool, disable_padding: bool) -> list[int]: ...
+def cpu_capture_batch_sizes(max_bs: int) -> list[int]: ...
+def filter_capture_sizes(
+    sizes: Sequence[int],
+    pool_size: int,
+    two_batch_overlap: bool,
+    gathered_buffer: bool,
+    attn_tp_size: int,
+    tokens_per_req: int,
+) -> list[int]: ...
+def bucket_of(buckets: Sequence[int], size: int) -> int | None: ...
+def make_step_plan(rank_states: Sequence[RankState], config: PlanConfig) -> StepPlan: ...

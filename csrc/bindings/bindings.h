@@ -1,0 +1,11 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+/// One function a part of _weft. Bindings hold no logic: they name arguments and convert types.
+namespace weft::bindings {
+
+/// Forward modes, splitter, layouts, stages, padding, graph buckets and step plans (csrc/plan).
+void bind_plan(pybind11::module_& m);
+
+}  // namespace weft::bindings

@@ -1,0 +1,465 @@
+"""SGLang's rules, as input and output vectors in tests_py/cases (or $WEFT_CASES_DIR), against weft.
+
+A case that needs what weft lacks is skipped by a rule, and where weft differs on purpose a rule says what it gives
+instead; both are counted and printed. Nothing is skipped by its number.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from weft import comm, graph, overlap, plan
+from weft.errors import WeftError
+from weft.forward_mode import ForwardMode, is_extend
+
+CASES_DIR = Path(os.environ.get("WEFT_CASES_DIR", Path(__file__).parent / "cases"))
+EXTEND_MODES = ("EXTEND", "MIXED")
+
+Case = dict[str, Any]
+
+
+def load(name: str, section: str) -> list[Case]:
+    return json.loads((CASES_DIR / name).read_text())[section]
+
+
+class Tally:
+    """Checks cases one by one, then reports how many were checked, skipped and decided by a rule of weft's own."""
+
+    def __init__(self, title: str):
+        self.title = title
+        self.checked = 0
+        self.skipped: Counter[str] = Counter()
+        self.own_rules: Counter[str] = Counter()
+        self.failures: list[str] = []
+
+    def run(self, cases: list[Case], check: Callable[[Case, "Tally"], None], skip: Callable[[Case], str | None]):
+        for index, case in enumerate(cases):
+            reason = skip(case)
+            if reason:
+                self.skipped[reason] += 1
+                continue
+            try:
+                check(case, self)
+            except (AssertionError, WeftError) as error:
+                self.failures.append(f"case {case.get('id', index)}: {error}"[:600])
+            self.checked += 1
+
+    def report(self, capsys: pytest.CaptureFixture[str]):
+        with capsys.disabled():
+            print(f"\n{self.title}: {self.checked} checked", end="")
+            for what, counts in (("skipped", self.skipped), ("weft's own rule", self.own_rules)):
+                for reason, count in sorted(counts.items()):
+                    print(f"; {what}: {count} ({reason})", end="")
+        assert not self.failures, "\n".join(self.failures)
+        assert self.checked > 0
+
+
+def never(_: Case) -> str | None:
+    return None
+
+
+# Splits
+
+
+def expected_children(case: Case, tally: Tally) -> list[Case] | None:
+    """What weft must give: the case's children, put right where SGLang's own are inconsistent."""
+    if case.get("upstream_inconsistent"):
+        tally.own_rules["MIXED two-chunk children are those of EXTEND"] += 1
+        return case["children_as_extend"]
+    if not case.get("zero_length_row"):
+        return case["children"]
+    if 0 in case["extend_lens"]:
+        tally.own_rules["a batch with an empty sequence is not split"] += 1
+        return None
+    tally.own_rules["a sequence at the edge of the cut goes to one child"] += 1
+    first, second = case["children"]
+    assert first["extend_seq_lens"][-1] == 0, "the empty row is the first child's last"
+    begin, end = first["seq_range"]
+    first = first | {
+        "seq_range": [begin, end - 1],
+        "seq_lens": first["seq_lens"][:-1],
+        "extend_seq_lens": first["extend_seq_lens"][:-1],
+        "extend_prefix_lens": first["extend_prefix_lens"][:-1],
+    }
+    if first.get("mix_decode_bs"):
+        first["mix_decode_bs"] = max(0, end - 1 - max(begin, len(case["extend_lens"]) - case["mix_decode_bs"]))
+    return [first, second]
+
+
+def check_split(case: Case, tally: Tally):
+    mode = ForwardMode[case["mode"]]
+    lens, width, threshold = case["extend_lens"], case["token_num_per_seq"], case["threshold"]
+    if "error" in case:
+        with pytest.raises(WeftError):
+            overlap.compute_split_seq_index(mode, case["num_tokens"], lens, width, threshold=threshold)
+        return
+    index = overlap.compute_split_seq_index(mode, case["num_tokens"], lens, width, threshold=threshold)
+    assert index == case["split_seq_index"]
+    token_index = overlap.compute_split_token_index(index, mode, lens, width, threshold=threshold)
+    if "error_token" in case:
+        tally.own_rules["PREBUILT has token index 0"] += 1
+        assert token_index == 0
+        return
+    assert token_index == case["split_token_index"]
+    if mode.name in EXTEND_MODES:
+        assert overlap.is_two_chunk(lens, threshold=threshold) == case["two_chunk"]
+    if case["children"] is None:
+        return
+
+    extends = mode.name in EXTEND_MODES
+    halves = overlap.split(
+        mode,
+        num_tokens=case["num_tokens"],
+        extend_lens=lens,
+        prefix_lens=case["prefix_lens"] if extends else None,
+        seq_lens=None if extends else case["prefix_lens"],
+        token_num_per_seq=width,
+        threshold=threshold,
+        attn_tp_size=case["attn_tp_size"],
+        mix_decode_bs=case["mix_decode_bs"] or 0,
+    )
+    children = expected_children(case, tally)
+    if children is None:
+        assert halves is None
+        return
+    assert halves is not None
+    assert (halves.seq_index, halves.token_index) == (index, token_index)
+    assert halves.two_chunk == (case["two_chunk"] and not case.get("zero_length_row", False))
+    for child, want in zip(halves.children, children, strict=True):
+        assert list(child.seq_range) == want["seq_range"]
+        assert list(child.token_range) == want["token_range"]
+        assert child.num_tokens == want["num_tokens"]
+        assert child.padded_len == want["padded_len"]
+        assert child.seq_lens == want["seq_lens"]
+        assert child.extend_lens == want.get("extend_seq_lens", [])
+        assert child.prefix_lens == want.get("extend_prefix_lens", [])
+        assert child.mix_decode_bs == (want.get("mix_decode_bs") or 0)
+
+
+def test_splits(capsys: pytest.CaptureFixture[str]):
+    tally = Tally("split_cases.json, cases")
+    tally.run(
+        load("split_cases.json", "cases"),
+        check_split,
+        lambda case: None if case["mode"] in ForwardMode.__members__ else f"no mode {case['mode']}",
+    )
+    tally.report(capsys)
+
+
+def test_graph_replay_splits(capsys: pytest.CaptureFixture[str]):
+    def check(case: Case, tally: Tally):
+        rows, width = case["num_tokens"], case.get("token_num_per_seq", 1)
+        index = overlap.compute_split_seq_index(ForwardMode[case["mode"]], rows, None, width)
+        assert index == case["split_seq_index"]
+        token_index = overlap.compute_split_token_index(index, ForwardMode[case["mode"]], None, width)
+        assert token_index == case["split_token_index"]
+        if rows % 2 or token_index * 2 != rows:
+            tally.own_rules["a bucket that is captured under overlap has two equal halves"] += 1
+            return
+        real = case.get("num_token_non_padded", rows)
+        assert list(overlap.replay_split(rows, real)) == case["children_num_token_non_padded"]
+
+    tally = Tally("split_cases.json, graph_replay")
+    tally.run(
+        load("split_cases.json", "graph_replay"),
+        check,
+        lambda case: "a literal IDLE replay divides by zero upstream" if "error" in case else None,
+    )
+    tally.report(capsys)
+
+
+# Stage orders
+
+
+def test_stage_strategies(capsys: pytest.CaptureFixture[str]):
+    shared_experts = {"DeepseekV2DecoderLayer": True, "Qwen3MoeDecoderLayer": False, "MiMoV2DecoderLayer": False}
+
+    def skip(case: Case) -> str | None:
+        if case["layer_class"] not in shared_experts:
+            return f"no layer {case['layer_class']}"
+        return "SGLang has no strategy, weft overlaps" if "error" in case else None
+
+    def check(case: Case, _: Tally):
+        layouts = comm.layer_layouts(
+            "S" * case["num_layers"],
+            tp_size=4,
+            attn_dp_size=4,
+            moe_a2a_backend="deepep",
+            moe_dense_tp_size=None,
+            two_batch_overlap=True,
+        )
+        # SGLang runs TARGET_VERIFY by the decode strategy.
+        extend = case["mode"] == "EXTEND"
+        stages, delta = overlap.stages(
+            layouts,
+            schedule=ForwardMode.EXTEND if extend else ForwardMode.DECODE,
+            dispatch="normal" if extend else "low_latency",
+            has_shared_experts=shared_experts[case["layer_class"]],
+        )
+        # weft's boundaries have a second half, which waits; its names have no "attn." or "mlp.".
+        mine = [[[layer, op] for layer, op in stage if not op.endswith("_wait")] for stage in stages]
+        theirs = [[[layer, op.split(".")[-1]] for layer, op in stage] for stage in case["stages"]]
+        assert mine == theirs
+        assert (len(stages), delta) == (case["num_stages"], case["delta_stages"])
+        assert [list(step) for step in overlap.stage_order(len(stages), delta)] == case["order"]
+
+    tally = Tally("overlap_order_cases.json, strategies")
+    tally.run(load("overlap_order_cases.json", "strategies"), check, skip)
+    tally.report(capsys)
+
+
+def test_generic_stage_order(capsys: pytest.CaptureFixture[str]):
+    def check(case: Case, _: Tally):
+        order = overlap.stage_order(case["num_stages"], case["delta"])
+        assert [list(step) for step in order] == case["order"]
+
+    tally = Tally("overlap_order_cases.json, generic_order")
+    tally.run(load("overlap_order_cases.json", "generic_order"), check, never)
+    tally.report(capsys)
+
+
+# Padding and ranks
+
+
+def test_padding(capsys: pytest.CaptureFixture[str]):
+    def skip(case: Case) -> str | None:
+        if case["cp_align_size"] != 1:
+            return "no context parallelism"
+        if case["can_run_dp_breakable"]:
+            return "no prefill graphs"
+        return "no hybrid state-space models" if case["max_len_with_idle"] else None
+
+    def check(case: Case, _: Tally):
+        padding = plan.dp_padding(
+            case["global_num_tokens"],
+            attn_tp_size=case["attn_tp_size"],
+            attn_dp_size=case["attn_dp_size"],
+            is_extend_in_batch=case["is_extend_in_batch"],
+        )
+        assert padding.aligned == case["aligned"]
+        assert padding.mode == case["mode"]
+        assert padding.padded == case["padded"]
+        assert padding.buffer_len == case["global_dp_buffer_len"]
+        assert padding.start == case["local_start_pos"]
+        assert padding.buffer_len - sum(case["global_num_tokens"]) == case["wasted_rows"]
+
+    tally = Tally("padding_cases.json, cases")
+    tally.run(load("padding_cases.json", "cases"), check, skip)
+    tally.report(capsys)
+
+
+def test_topology(capsys: pytest.CaptureFixture[str]):
+    def check(case: Case, _: Tally):
+        parallel = plan.ParallelConfig(
+            tp_size=case["tp_size"], dp_size=case["dp_size"], enable_dp_attention=case["enable_dp_attention"]
+        )
+        assert parallel.attn_tp_size == case["attn_tp_size"]
+        assert parallel.attn_dp_size == case["attn_dp_size"]
+        ranks = [[parallel.attn_tp_rank(r), parallel.attn_dp_rank(r)] for r in range(case["tp_size"])]
+        assert ranks == case["rank_attn_tp_and_attn_dp"]
+
+    def skip(case: Case) -> str | None:
+        if case["attn_cp_size"] != 1:
+            return "no context parallelism"
+        replicas = case["dp_size"] > 1 and not case["enable_dp_attention"]
+        return "weft refuses replicas (dp without DP attention)" if replicas else None
+
+    tally = Tally("padding_cases.json, topology")
+    tally.run(load("padding_cases.json", "topology"), check, skip)
+    tally.report(capsys)
+
+
+# Graph buckets
+
+
+def test_capture_lists(capsys: pytest.CaptureFixture[str]):
+    def check(case: Case, _: Tally):
+        if case["fn"] == "cpu":
+            assert graph.cpu_capture_batch_sizes(case["max_bs"]) == case["bs"]
+            return
+        sizes = graph.capture_batch_sizes(
+            case["max_bs"],
+            speculative=case.get("speculative", False),
+            disable_padding=case.get("disable_padding", False),
+        )
+        assert sizes == case["bs"]
+
+    tally = Tally("graph_bs_cases.json, generators")
+    tally.run(
+        load("graph_bs_cases.json", "generators"),
+        check,
+        lambda case: "no prefill graphs" if case["fn"] == "prefill" else None,
+    )
+    tally.report(capsys)
+
+
+def test_capture_filter(capsys: pytest.CaptureFixture[str]):
+    def check(case: Case, _: Tally):
+        sizes = case["bs"] if "bs" in case else graph.capture_batch_sizes(case["max_bs"])
+
+        def capture_sizes() -> list[int]:
+            return graph.filter_capture_sizes(
+                sizes,
+                pool_size=case["pool_size"],
+                two_batch_overlap=case["enable_two_batch_overlap"],
+                gathered_buffer=case["require_gathered_buffer"],
+                attn_tp_size=case["attn_tp_size"],
+                tokens_per_req=case["tokens_per_req"],
+            )
+
+        if case["error"]:
+            with pytest.raises(WeftError):
+                capture_sizes()
+        else:
+            assert capture_sizes() == case["capture_bs"]
+
+    tally = Tally("graph_bs_cases.json, capture_filter")
+    tally.run(
+        load("graph_bs_cases.json", "capture_filter"),
+        check,
+        lambda case: "no context parallelism" if case["attn_cp_size"] != 1 else None,
+    )
+    tally.report(capsys)
+
+
+def test_buckets(capsys: pytest.CaptureFixture[str]):
+    def check(case: Case, _: Tally):
+        assert graph.bucket_of(graph.capture_batch_sizes(case["max_bs"]), case["raw"]) == case["padded"]
+
+    tally = Tally("graph_bs_cases.json, pad_to_bucket")
+    tally.run(load("graph_bs_cases.json", "pad_to_bucket"), check, never)
+    tally.report(capsys)
+
+
+# Layouts
+
+
+def test_layouts(capsys: pytest.CaptureFixture[str]):
+    def skip(case: Case) -> str | None:
+        if case["attn_cp_size"] != 1 or case["prefill_cp_input_scattered"]:
+            return "no context parallelism"
+        if case["fp4_allgather"]:
+            return "no fp4"
+        return None if case["moe_a2a_backend"] in ("none", "deepep") else f"no backend {case['moe_a2a_backend']}"
+
+    def check(case: Case, _: Tally):
+        layers = comm.layer_layouts(
+            case["pattern"],
+            tp_size=case["tp_size"],
+            attn_dp_size=case["attn_dp_size"],
+            moe_a2a_backend=case["moe_a2a_backend"],
+            moe_dense_tp_size=case["moe_dense_tp_size"],
+            two_batch_overlap=case["enable_two_batch_overlap"],
+        )
+        names = ("sparse", "input", "attn", "mlp", "middle_residual", "output")
+        names += ("prepare_attn", "prepare_mlp", "postprocess")
+        mine = [{name: getattr(layer, name) for name in names} for layer in layers]
+        assert mine == [{name: want[name] for name in names} for want in case["layers"]]
+
+    tally = Tally("scatter_mode_cases.json, cases")
+    tally.run(load("scatter_mode_cases.json", "cases"), check, skip)
+    tally.report(capsys)
+
+
+# Agreement
+
+
+def rank_state(batch: Case | None) -> plan.RankState:
+    """What a rank with this batch publishes."""
+    if batch is None:
+        return plan.RankState()
+    mode = ForwardMode[batch["mode"]]
+    if mode in (ForwardMode.IDLE, ForwardMode.PREBUILT):
+        return plan.RankState(mode)
+    width = batch.get("draft_token_num", 1)
+    if mode is ForwardMode.DECODE:
+        lens, seqs = None, batch["bs"]
+        rows = seqs
+    else:
+        lens, seqs = batch["extend_lens"], len(batch["extend_lens"])
+        rows = sum(lens)
+    halves = overlap.split(
+        mode,
+        num_tokens=rows,
+        extend_lens=lens if mode.name in EXTEND_MODES else None,
+        token_num_per_seq=width,
+    )
+    tokens = None if halves is None else (halves.children[0].num_tokens, halves.children[1].num_tokens)
+    return plan.RankState(mode, rows, num_seqs=seqs, num_logit_rows=seqs, split_tokens=tokens)
+
+
+def both_halves(state: Case | None) -> bool:
+    """Whether the batch has rows in both micro-batches, whatever the cut."""
+    if state is None or state["mode"] in ("IDLE", "PREBUILT"):
+        return False
+    if state["mode"] == "DECODE":
+        return state["bs"] > 1
+    if state["mode"] == "TARGET_VERIFY":
+        return len(state["extend_lens"]) > 1
+    return sum(state["extend_lens"]) > 1
+
+
+def check_agreement(case: Case, tally: Tally):
+    config, ranks, agreed = case["config"], case["ranks"], case["expected"]["agreed"]
+    dispatched = config["a2a"] == "deepep"
+    attn_tp_size, dp_size = config["attn_tp_size"], len(ranks)
+    tp_size = attn_tp_size * dp_size
+    parallel = plan.ParallelConfig(
+        tp_size=tp_size,
+        dp_size=dp_size,
+        enable_dp_attention=True,
+        ep_size=tp_size if dispatched else 1,
+        moe_a2a_backend=config["a2a"],
+        deepep_mode=config["deepep_mode"],
+        moe_dense_tp_size=None if config["require_mlp_tp_gather"] else 1,
+        enable_dp_lm_head=not config["require_mlp_tp_gather"],
+        enable_two_batch_overlap=config["tbo"],
+    )
+    if parallel.require_mlp_tp_gather != config["require_mlp_tp_gather"]:
+        tally.own_rules["without dispatch rows are always gathered"] += 1
+    buckets = [] if config["disable_cuda_graph"] else [2 * attn_tp_size, 64 * attn_tp_size]
+    step = plan.make_step_plan(
+        [rank_state(batch) for batch in ranks],
+        plan.PlanConfig(parallel, tbo_policy="sglang", graph_buckets=buckets, low_latency_rows=4096),
+    )
+    assert step.run == agreed["need_idle_batch"]
+    assert step.is_extend_in_batch == agreed["is_extend_in_batch"]
+    total = [sum(tokens) for tokens in zip(*(b.num_tokens for b in step.micro_batches), strict=True)]
+    assert total == agreed["global_num_tokens"]
+
+    # SGLang's vote is about modes and the flag alone; what weft adds to it has reasons of its own.
+    vote = {"disabled", "extend"}
+    if step.run:
+        assert agreed["can_cuda_graph"] == (not vote & set(step.graph_miss)), step.graph_miss
+    elif not agreed["can_cuda_graph"]:
+        tally.own_rules["a step without rows has no graph vote"] += 1
+
+    want_tbo = agreed["can_run_tbo"]
+    if want_tbo and not any(both_halves(batch) for batch in ranks):
+        tally.own_rules["no rank with rows in both micro-batches: no eager overlap"] += 1
+        want_tbo = any(step.graph_bucket)
+    low_latency = dispatched and config["deepep_mode"] == "low_latency"
+    low_latency_prefill = low_latency and any(b and b["mode"] in EXTEND_MODES for b in ranks)
+    if config["tbo"] and low_latency_prefill:
+        tally.own_rules["a low-latency prefill may overlap"] += 1
+    else:
+        assert step.tbo == want_tbo, step.no_tbo_reason
+    if agreed["global_forward_mode"]:
+        common = ForwardMode[agreed["global_forward_mode"]]
+        assert step.schedule == (ForwardMode.EXTEND if is_extend(common) else ForwardMode.DECODE)
+
+
+def test_agreement(capsys: pytest.CaptureFixture[str]):
+    def skip(case: Case) -> str | None:
+        if case["config"].get("skip_all_gather"):
+            return "ranks always agree"
+        return "no elastic expert parallelism" if "active" in case["config"] else None
+
+    tally = Tally("dp_sync_cases.json, cases")
+    tally.run(load("dp_sync_cases.json", "cases"), check_agreement, skip)
+    tally.report(capsys)
