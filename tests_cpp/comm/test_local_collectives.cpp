@@ -415,7 +415,7 @@ TEST_P(LocalGraphTest, CollectivesReplayInsideGraphsAndMixWithEagerOnes) {
       GetParam());
 }
 
-INSTANTIATE_TEST_SUITE_P(Orders, LocalGraphTest, ::testing::Values(0),
+INSTANTIATE_TEST_SUITE_P(Orders, LocalGraphTest, ::testing::Values(0, 1, 2, 3),
                          [](const auto& param) { return fmt::format("Seed{}", param.param); });
 
 }  // namespace

@@ -31,11 +31,13 @@ class TestBackend {
   virtual void mix(Stream& stream, const TensorView& out, const TensorView& in) const = 0;
   /// An op "hold" that ends when the host sets *gate (i32, host buffer) to something but 0.
   virtual void hold(Stream& stream, const TensorView& gate) const = 0;
+  /// An op "signal" that sets *flag (i32, host buffer) to 1 while the host looks.
+  virtual void signal(Stream& stream, const TensorView& flag) const = 0;
   /// An op `name` (static storage) that fails with "boom".
   virtual void fail(Stream& stream, const char* name) const = 0;
 };
 
-/// A gate in a host buffer, closed at first and opened by the destructor at the latest.
+/// An i32 in a host buffer, 0 at first, for hold and signal. The destructor opens it at the latest.
 class Gate {
  public:
   explicit Gate(Device& device) : buffer_(device.allocate_host(sizeof(int32_t), "gate")) { set(0); }
@@ -43,6 +45,7 @@ class Gate {
   Gate(const Gate&) = delete;
   Gate& operator=(const Gate&) = delete;
   void open() { set(1); }
+  [[nodiscard]] bool is_open() const { return std::atomic_ref(*view().as<int32_t>()).load() != 0; }
   [[nodiscard]] TensorView view() const { return buffer_.view(DType::kI32, {1}); }
 
  private:

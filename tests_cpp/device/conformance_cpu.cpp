@@ -43,6 +43,12 @@ void run_hold(const HoldArgs& args, ExecContext& /*context*/) {
   }
 }
 
+struct SignalArgs {
+  int32_t* flag;
+};
+
+void run_signal(const SignalArgs& args, ExecContext& /*context*/) { std::atomic_ref(*args.flag).store(1); }
+
 struct NoArgs {
   int32_t unused;
 };
@@ -66,6 +72,9 @@ class CpuBackend final : public TestBackend {
   void hold(Stream& stream, const TensorView& gate) const override {
     stream.launch<HoldArgs>("hold", run_hold, {gate.as<int32_t>()}, {read(gate)});
   }
+  void signal(Stream& stream, const TensorView& flag) const override {
+    stream.launch<SignalArgs>("signal", run_signal, {flag.as<int32_t>()}, {write(flag)});
+  }
   void fail(Stream& stream, const char* name) const override {
     stream.launch<NoArgs>(name, run_fail, {0}, std::initializer_list<Access>{});
   }
@@ -75,10 +84,14 @@ class CpuBackend final : public TestBackend {
 };
 
 const CpuBackend kStreams(0);
+const CpuBackend kRandom1(1);
+const CpuBackend kRandom2(2);
 
 INSTANTIATE_TEST_SUITE_P(Cpu, ConformanceTest, ::testing::Values(&kStreams),
                          [](const auto&) { return "Streams"; });
 }  // namespace
+INSTANTIATE_TEST_SUITE_P(CpuRandomOrder, ConformanceTest, ::testing::Values(&kRandom1, &kRandom2),
+                         [](const auto& param) { return fmt::format("Seed{}", param.index + 1); });
 
 Buffer ConformanceTest::zeros(int64_t n, const std::string& name) {
   Buffer buffer = device->allocate(static_cast<size_t>(n) * sizeof(int32_t), name);

@@ -19,10 +19,18 @@ size_t Capture::add_lane(const std::string& stream_name) {
   graph_->lanes.push_back(std::move(lane));
   clocks_.emplace_back();
   last_op_.push_back(0);
+  history_.add_agent(stream_name);
   return clocks_.size() - 1;
 }
 
-void Capture::add_op(size_t lane, const Op& op, const std::vector<BufferAccess>& accesses) {
+void Capture::add_op(size_t lane, const Op& op, const std::vector<BufferAccess>& accesses,
+                     std::string_view where) {
+  if constexpr (kChecked) {
+    for (const BufferAccess& access : accesses) {
+      history_.add(static_cast<uint32_t>(lane), position(lane) + 1, clocks_[lane], access, where);
+    }
+    accesses_.insert(accesses_.end(), accesses.begin(), accesses.end());
+  }
   graph_->lanes[lane]->commands.push(make_command(op), op.args, op.args_bytes);
   graph_->op_names.emplace_back(op.name);
   last_op_[lane] = position(lane);
@@ -54,6 +62,7 @@ std::shared_ptr<GraphState> Capture::finish() {
         "event after its last op and let '{}' wait for it",
         graph_->lanes[lane]->stream_name, graph_->lanes[0]->stream_name, graph_->lanes[0]->stream_name);
   }
+  graph_->accesses = coalesce(std::move(accesses_));
   return std::exchange(graph_, nullptr);
 }
 

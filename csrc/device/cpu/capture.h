@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "device/cpu/access_history.h"
 #include "device/cpu/clock.h"
 #include "device/cpu/graph_state.h"
 
@@ -26,7 +27,8 @@ class Capture {
 
   /// A stream joins; returns its lane.
   size_t add_lane(const std::string& stream_name);
-  void add_op(size_t lane, const Op& op, const std::vector<BufferAccess>& accesses);
+  /// Throws Error in checked builds if a conflicting access of another lane is not ordered before.
+  void add_op(size_t lane, const Op& op, const std::vector<BufferAccess>& accesses, std::string_view where);
   /// Lane `lane` waits for all that `target` knew: its own first `position` commands and what they followed.
   void add_wait(size_t lane, size_t target, uint64_t position, const Clock& clock);
   [[nodiscard]] uint64_t position(size_t lane) const { return graph_->lanes[lane]->commands.count(); }
@@ -41,6 +43,8 @@ class Capture {
   std::vector<Clock> clocks_;      // by lane
   std::vector<uint64_t> last_op_;  // by lane: the position behind its last op
   std::set<const BufferRecord*> buffers_;
+  AccessHistory history_;  // checked builds only, as the next one
+  std::vector<BufferAccess> accesses_;
   std::string spoilt_;
   bool active_ = true;
 };

@@ -23,7 +23,10 @@ Core::Core(CpuOptions device_options)
     : options(std::move(device_options)),
       helpers(options.num_threads),
       context(helpers),
-      runner(options.name, health, context) {
+      runner(options.name, health, context),
+      random(options.random_order == 0
+                 ? nullptr
+                 : std::make_unique<RandomExecutor>(options.random_order, runner, threads)) {
   health.set_wake([this] {
     for (const auto& stream : streams()) stream->progress().wake();
   });
@@ -33,8 +36,12 @@ std::shared_ptr<StreamQueue> Core::add_stream(const std::string& name) {
   const std::lock_guard lock(mutex_);
   streams_.erase(std::remove_if(streams_.begin(), streams_.end(), [](const auto& s) { return s.expired(); }),
                  streams_.end());
-  auto queue = std::make_shared<StreamQueue>(name, num_streams_++, nullptr);
+  std::function<void()> on_push;
+  if (random != nullptr) on_push = [this] { random->notify(); };
+  auto queue = std::make_shared<StreamQueue>(name, num_streams_++, on_push);
+  if (random != nullptr) random->add(queue);
   streams_.push_back(queue);
+  order.add_stream(name);
   return queue;
 }
 

@@ -12,7 +12,9 @@
 #include "device/cpu/buffer_table.h"
 #include "device/cpu/health.h"
 #include "device/cpu/op_runner.h"
+#include "device/cpu/order_check.h"
 #include "device/cpu/parallel.h"
+#include "device/cpu/random_executor.h"
 #include "device/cpu/stream_queue.h"
 #include "device/cpu/task_threads.h"
 #include "device/device.h"
@@ -40,14 +42,20 @@ class Core {
   /// Frees what is no longer in use.
   void sweep();
   [[nodiscard]] bool idle() const;
+  /// The host is about to look for a result.
+  void hurry() const {
+    if (random != nullptr) random->hurry();
+  }
 
   const CpuOptions options;
   Health health;
   BufferTable buffers;
+  OrderCheck order;
   HelperPool helpers;
   CpuContext context;
   OpRunner runner;
   TaskThreads threads;
+  const std::unique_ptr<RandomExecutor> random;  // null: each stream has a thread
   std::atomic<int64_t> num_waits{0};
   std::atomic<size_t> allocated_bytes{0};
 

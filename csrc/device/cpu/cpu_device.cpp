@@ -23,6 +23,12 @@ class CpuBuffer final : public Buffer::Impl {
   }
   ~CpuBuffer() override {
     core_->buffers.remove(record_);
+    const std::string use = core_->order.destroy(*record_);
+    if (!use.empty()) {
+      core_->health.fail(
+          fmt::format("{}: buffer '{}' was destroyed while {} may still use it; wait for it first",
+                      core_->options.name, name, use));
+    }
     core_->retire(std::move(memory_), num_bytes);
   }
 

@@ -15,7 +15,11 @@ void CpuEvent::check_on_host(const char* what) const {
 bool CpuEvent::query() const {
   check_on_host("Event::query");
   core_->health.check();
-  return record_.stream == nullptr || record_.stream->progress().completed() >= record_.position;
+  if (record_.stream == nullptr) return true;
+  core_->hurry();
+  if (record_.stream->progress().completed() < record_.position) return false;
+  core_->order.host_saw(record_.clock);
+  return true;
 }
 
 void CpuEvent::wait_idle(std::chrono::milliseconds timeout) {
@@ -23,10 +27,12 @@ void CpuEvent::wait_idle(std::chrono::milliseconds timeout) {
   core_->health.check();
   if (record_.stream == nullptr) return;
   wait_on_host(*core_, *record_.stream, record_.position, timeout, "an event");
+  core_->order.host_saw(record_.clock);
 }
 
 void wait_on_host(Core& core, StreamQueue& stream, uint64_t position, std::chrono::milliseconds timeout,
                   const char* what) {
+  core.hurry();
   const bool in_time = stream.progress().wait_for(position, timeout, core.health.failed());
   core.health.check();
   WEFT_CHECK(in_time, "{} {}: waited {} ms for {}; the stream is in {}", core.options.name, stream.name(),

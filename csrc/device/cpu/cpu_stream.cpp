@@ -28,8 +28,9 @@ CpuStream::CpuStream(Device& device, std::shared_ptr<Core> core, const std::stri
       core_(std::move(core)),
       queue_(core_->add_stream(name)),
       where_(core_->options.name + " " + name),
-      cache_(core_->buffers),
-      thread_([this] { run(); }) {}
+      cache_(core_->buffers) {
+  if (core_->random == nullptr) thread_ = std::thread([this] { run(); });
+}
 
 CpuStream::~CpuStream() {
   if (is_capturing()) {
@@ -39,9 +40,18 @@ CpuStream::~CpuStream() {
       capture_->spoil(fmt::format("stream '{}', which had joined the capture, was destroyed", name()));
     }
   }
-  queue_->close();
-  thread_.join();
+  if (core_->random != nullptr) {
+    core_->random->remove(queue_);
+  } else {
+    queue_->close();
+    thread_.join();
+  }
   queue_->release();
+  core_->order.host_saw(end_clock());
+}
+
+Clock CpuStream::end_clock() const {
+  return core_->order.snapshot(queue_->id(), queue_->num_pushed(), clock_);
 }
 
 void CpuStream::run() {
@@ -67,13 +77,14 @@ void CpuStream::enqueue(const Op& op) {
   for (const Access& access : op.accesses) {
     if (access.num_bytes == 0) continue;
     const auto& buffer = cache_.find(access, where_, op.name);
-    if (!capturing) continue;
+    if (!capturing && !kChecked) continue;
     const size_t begin = reinterpret_cast<uintptr_t>(access.data) - buffer->begin;
     accesses_.push_back({buffer, begin, begin + access.num_bytes, access.write, op.name});
   }
   if (capturing) {
-    capture_->add_op(lane_, op, accesses_);
+    capture_->add_op(lane_, op, accesses_, where_);
   } else {
+    core_->order.add(queue_->id(), queue_->num_pushed() + 1, clock_, accesses_, where_);
     queue_->push_op(op);
   }
 }
@@ -97,6 +108,7 @@ void CpuStream::record(Event& event) {
     advance(record.clock, lane_, record.position);
   } else {
     record.position = queue_->num_pushed();
+    record.clock = end_clock();
   }
   target.set_record(std::move(record));
 }
@@ -114,6 +126,7 @@ void CpuStream::wait(Event& event) {
     if (record.stream->progress().completed() < record.position) {
       queue_->push_wait(record.stream, record.position);
     }
+    join(clock_, record.clock);
     return;
   }
   WEFT_CHECK(record.capture->active(),
@@ -152,12 +165,18 @@ void CpuStream::replay(Graph& graph) {
              "{}: the graph belongs to another device", where_);
   cpu_graph->check_buffers();
   const auto& state = cpu_graph->state();
+  if constexpr (kChecked) {  // one command with all the graph's accesses, after the graph's last run
+    join(clock_, state->last_run);
+    core_->order.add(queue_->id(), queue_->num_pushed() + 1, clock_, state->accesses, where_);
+  }
   queue_->push_replay(state, state->num_enqueued.fetch_add(1));
+  if constexpr (kChecked) state->last_run = end_clock();
 }
 
 void CpuStream::wait_idle(std::chrono::milliseconds timeout) {
   WEFT_CHECK(!is_capturing(), "{}: wait_idle on a stream that is capturing, where nothing runs", where_);
   wait_on_host(*core_, *queue_, queue_->num_pushed(), timeout, "the stream to be idle");
+  core_->order.host_saw(end_clock());
 }
 
 namespace {

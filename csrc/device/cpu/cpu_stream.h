@@ -49,6 +49,8 @@ class CpuStream final : public Stream {
 
  private:
   [[nodiscard]] CpuEvent& own(Event& event) const;
+  /// What all that is enqueued stands for.
+  [[nodiscard]] Clock end_clock() const;
   void run();  // on thread_
 
   Device& device_;
@@ -57,12 +59,13 @@ class CpuStream final : public Stream {
   std::string where_;  // "<device> <stream>", starts messages
   BufferCache cache_;
   std::vector<BufferAccess> accesses_;  // of the op that is being enqueued; kept for its memory
+  Clock clock_;                         // what the next op follows; checked builds only
 
   std::shared_ptr<Capture> capture_;  // the last one; may have ended
   size_t lane_ = 0;                   // in capture_
   bool began_capture_ = false;
 
-  std::thread thread_;
+  std::thread thread_;  // none in random order
 };
 
 }  // namespace weft::device::cpu

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "device/cpu/buffer_table.h"
+#include "device/cpu/clock.h"
 #include "device/cpu/command.h"
 #include "device/cpu/progress.h"
 #include "device/cpu/task_threads.h"
@@ -44,6 +45,7 @@ class GraphState {
 
   std::atomic<uint64_t> num_enqueued{0};
   Progress finished;  // runs
+  Clock last_run;     // what the last enqueued run stands for; checked builds only
 
   /// Executes run `run` on this thread and those of `threads`; returns when it is done.
   static void execute(const std::shared_ptr<GraphState>& graph, uint64_t run, OpRunner& runner,
