@@ -49,7 +49,7 @@ class Dispatcher {
   /// with no expert become zeros.
   virtual void combine(Stream& stream, plan::DispatchMode mode, int64_t chunk, const SendRows& rows,
                        const TensorView& out) = 0;
-  /// Rows that arrived since the start. The stream must be idle.
+  /// Rows that arrived since the start. Any thread.
   [[nodiscard]] virtual int64_t received_rows() const = 0;
 };
 

@@ -141,6 +141,15 @@ class RankWorker::Impl {
     return done;
   }
 
+  void drain() noexcept {
+    for (auto* stream : {compute_.get(), comm_stream_.get()}) {
+      try {
+        if (stream != nullptr) stream->wait_idle(config_.timeout);
+      } catch (const std::exception&) {  // what failed has been reported by the call that it failed
+      }
+    }
+  }
+
   [[nodiscard]] RankCounters counters() const {
     auto counters = counters_;
     counters.graph_captures = static_cast<int64_t>(graphs_.num_graphs());
@@ -341,6 +350,8 @@ void RankWorker::load(model::WeightSource& source, model::WeightCoverage& covera
 void RankWorker::enqueue(const plan::StepPlan& plan, const ForwardInput& input) { impl_->enqueue(plan, input); }
 
 StepDone RankWorker::collect() { return impl_->collect(); }
+
+void RankWorker::drain() noexcept { impl_->drain(); }
 
 RankCounters RankWorker::counters() const { return impl_->counters(); }
 

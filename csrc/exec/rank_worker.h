@@ -72,7 +72,9 @@ class RankWorker {
   /// trace and the collectives that ran, or a timeout; names rank and op.
   StepDone collect();
 
-  /// What ran so far. Every step must be collected.
+  /// Returns when nothing runs any more, whether it succeeded or not.
+  void drain() noexcept;
+  /// What was enqueued so far.
   [[nodiscard]] RankCounters counters() const;
 
  private:

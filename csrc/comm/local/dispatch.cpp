@@ -1,6 +1,7 @@
 #include "comm/dispatch.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <vector>
 
@@ -124,7 +125,7 @@ void dispatch_op(const DispatchArgs& a, ExecContext&) {
     total += count;
   }
   *l.num_rows = static_cast<int32_t>(total);
-  own.received += total;
+  std::atomic_ref<int64_t>(own.received).fetch_add(total, std::memory_order_relaxed);
   // Peers may still read this rank's rows.
   a.barrier.wait(a.barrier.state, a.barrier.rank, "dispatch", num_bytes);
 }
@@ -287,7 +288,9 @@ class LocalDispatcher final : public Dispatcher {
                   device::OpKind::kCollective);
   }
 
-  [[nodiscard]] int64_t received_rows() const override { return layout_.exchange->received; }
+  [[nodiscard]] int64_t received_rows() const override {
+    return std::atomic_ref<int64_t>(layout_.exchange->received).load(std::memory_order_relaxed);
+  }
 
  private:
   DispatchConfig config_;
