@@ -1,8 +1,7 @@
 #include "ops/elementwise.h"
 
-#include <array>
-
 #include "base/error.h"
+#include "ops/accesses.h"
 #include "ops/checks.h"
 #include "ops/cpu/kernels.h"
 
@@ -55,12 +54,8 @@ void silu_mul(Stream& stream, const SiluMulArgs& args) {
   check_writable_rows(kOp, "out", args.out);
   if (args.out.numel() == 0) return;
   const size_t num_counts = x.rank == 2 ? 1 : static_cast<size_t>(x.shape[0]);
-  const std::array<device::Access, 3> accesses = {
-      device::write(args.out), device::read(x),
-      device::read(args.num_rows, args.num_rows == nullptr ? 0 : num_counts * sizeof(int32_t))};
-  // The counts come last, and only if there are any.
   stream.launch(kOp, &cpu::silu_mul, args,
-                std::span<const device::Access>(accesses).first(args.num_rows == nullptr ? 2 : 3));
+                Accesses().write(args.out).read(x).read(args.num_rows, num_counts * sizeof(int32_t)).list());
 }
 
 }  // namespace weft::ops

@@ -5,6 +5,8 @@
 
 #define WEFT_SIMD_FILE "ops/cpu/add_simd.h"
 #include "ops/cpu/for_each_isa.h"
+#define WEFT_SIMD_FILE "ops/cpu/cast_simd.h"
+#include "ops/cpu/for_each_isa.h"
 #define WEFT_SIMD_FILE "ops/cpu/elementwise_simd.h"
 #include "ops/cpu/for_each_isa.h"
 

@@ -1,16 +1,6 @@
 // Kernels of cpu/elementwise.cpp, compiled once for each instruction set.
 namespace weft::ops::cpu::WEFT_ISA {
 
-template <class Out, class In>
-WEFT_TARGET void cast_row(Out* out, const In* x, int64_t columns) {
-  int64_t i = 0;
-  for (; i + kLanes <= columns; i += kLanes) store(out + i, load(x + i));
-  if (i < columns) {
-    const int rest = static_cast<int>(columns - i);
-    store(out + i, load(x + i, rest), rest);
-  }
-}
-
 template <class T>
 WEFT_TARGET void silu_mul_row(T* out, const T* gate, const T* up, int64_t inter) {
   int64_t i = 0;

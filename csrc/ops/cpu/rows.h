@@ -48,7 +48,7 @@ inline int64_t read_num_rows(const char* op, const int32_t* num_rows, int64_t ma
 
 /// Calls f(T{}) with the type of f32, bf16 or f16.
 template <class F>
-void visit_dtype(DType dtype, const F& f) {
+decltype(auto) visit_dtype(DType dtype, const F& f) {
   switch (dtype) {
     case DType::kF32:
       return f(float{});

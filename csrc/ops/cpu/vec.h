@@ -10,6 +10,7 @@
 ///   fma(a, b, c)                a * b + c; rounded once, except in portable
 ///   min(a, b) max(a, b)         b where either is NaN
 ///   reduce_add(v) reduce_max(v) over the lanes, always in the same order
+///   add_reduced(p, a, b, c, d)  p[0] += reduce_add(a), ..., p[3] += reduce_add(d), in the same order
 ///   exp(v)                      2 ulp; NaN stays NaN, overflow gives inf
 ///   sigmoid(v) silu(v)
 ///

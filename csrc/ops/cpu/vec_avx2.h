@@ -85,6 +85,18 @@ WEFT_FN float reduce_add(F32 x) {
   r = _mm_add_ps(r, _mm_movehl_ps(r, r));
   return _mm_cvtss_f32(_mm_add_ss(r, _mm_movehdup_ps(r)));
 }
+/// Folds two vectors at a time, adding the same pairs of lanes as reduce_add.
+WEFT_FN void add_reduced(float* p, F32 a, F32 b, F32 c, F32 d) {
+  const __m256 ac =
+      _mm256_add_ps(_mm256_permute2f128_ps(a.v, c.v, 0x20), _mm256_permute2f128_ps(a.v, c.v, 0x31));
+  const __m256 bd =
+      _mm256_add_ps(_mm256_permute2f128_ps(b.v, d.v, 0x20), _mm256_permute2f128_ps(b.v, d.v, 0x31));
+  const __m256 abcd = _mm256_add_ps(_mm256_shuffle_ps(ac, bd, 0x44), _mm256_shuffle_ps(ac, bd, 0xee));
+  // Lanes: a a b b | c c d d.
+  const __m256 sums = _mm256_add_ps(abcd, _mm256_permute_ps(abcd, 0xb1));
+  const __m128 four = _mm_shuffle_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1), 0x88);
+  _mm_storeu_ps(p, _mm_add_ps(_mm_loadu_ps(p), four));
+}
 WEFT_FN float reduce_max(F32 x) {
   __m128 r = _mm_max_ps(_mm256_castps256_ps128(x.v), _mm256_extractf128_ps(x.v, 1));
   r = _mm_max_ps(r, _mm_movehl_ps(r, r));

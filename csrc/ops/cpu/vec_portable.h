@@ -79,6 +79,12 @@ WEFT_ALWAYS_INLINE void store(T* p, F32 x) {
 }
 
 WEFT_ALWAYS_INLINE float reduce_add(F32 x) { return (x.v[0] + x.v[2]) + (x.v[1] + x.v[3]); }
+WEFT_ALWAYS_INLINE void add_reduced(float* p, F32 a, F32 b, F32 c, F32 d) {
+  p[0] += reduce_add(a);
+  p[1] += reduce_add(b);
+  p[2] += reduce_add(c);
+  p[3] += reduce_add(d);
+}
 WEFT_ALWAYS_INLINE float reduce_max(F32 x) {
   float r = x.v[0];
   for (int i = 1; i < kLanes; ++i) r = r > x.v[i] ? r : x.v[i];
