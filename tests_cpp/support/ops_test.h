@@ -86,6 +86,7 @@ class HostTensor {
   HostTensor& operator=(const HostTensor&) = delete;
 
   [[nodiscard]] const TensorView& view() const { return view_; }
+  [[nodiscard]] void* data() { return bytes_.data(); }
   [[nodiscard]] int64_t numel() const { return view_.numel(); }
   [[nodiscard]] int64_t shape(int d) const { return view_.shape[d]; }
 
