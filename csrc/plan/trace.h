@@ -50,9 +50,10 @@ struct ModelShape {
 ///  embedding (layer -1)   all_reduce(attn_tp, P*H)
 ///  kPrepareAttn           scattered_to_tp_attn_full: all_gather(attn_tp, P*H)
 ///  kPrepareMlp  simple    nothing
-///               gather    attn_dp == 1: [input layout SCATTERED: all_gather(attn_tp, P*H) of the residual]
+///               gather    attn_dp == 1: [input layout SCATTERED: all_gather(attn_tp, P*H) of the residual,]
 ///                         all_reduce(attn_tp, P*H)
-///                         attn_dp > 1:  reduce_scatter(attn_tp, P*H), all_gather(tp, G*H)
+///                         attn_dp > 1: reduce_scatter(attn_tp, P*H), all_gather(tp, G*H); the residual is
+///                         added to the slice between them, so it is never gathered on its own
 ///               scatter   reduce_scatter(attn_tp, P*H)
 ///  kDispatchA             dispatch(tp, C*n*H) of chunk 0; C: the dispatch mode's chunk rows
 ///  kExperts (dispatched)  for chunks 0 .. expert_chunks - 2: combine of it, dispatch of the next

@@ -145,5 +145,24 @@ TEST(DispatchModeTest, AutoIsNormalIffAnyRankExtends) {
   EXPECT_EQ(dispatch_mode(p, true), DispatchMode::kNone);
 }
 
+TEST(FlagNamesTest, ParseBackToTheirValuesAndRefuseOthersByName) {
+  for (const A2aBackend backend : {A2aBackend::kNone, A2aBackend::kDeepEp}) {
+    EXPECT_EQ(parse_a2a_backend(a2a_backend_name(backend)), backend);
+  }
+  for (const DeepEpMode mode : {DeepEpMode::kAuto, DeepEpMode::kNormal, DeepEpMode::kLowLatency}) {
+    EXPECT_EQ(parse_deepep_mode(deepep_mode_name(mode)), mode);
+  }
+  for (const DispatchMode mode : {DispatchMode::kNone, DispatchMode::kNormal, DispatchMode::kLowLatency}) {
+    EXPECT_EQ(parse_dispatch_mode(dispatch_mode_name(mode)), mode);
+  }
+  for (const TboPolicy policy : {TboPolicy::kAny, TboPolicy::kSglang}) {
+    EXPECT_EQ(parse_tbo_policy(tbo_policy_name(policy)), policy);
+  }
+  EXPECT_THROW((void)parse_a2a_backend("mooncake"), Error);
+  EXPECT_THROW((void)parse_deepep_mode(""), Error);
+  EXPECT_THROW((void)parse_dispatch_mode("auto"), Error);
+  EXPECT_THROW((void)parse_tbo_policy("all"), Error);
+}
+
 }  // namespace
 }  // namespace weft::plan

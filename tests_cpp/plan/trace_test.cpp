@@ -114,6 +114,30 @@ TEST(StepTraceTest, OverlapInterleavesTheMicroBatches) {
                                  std::pair(Collective::kCombine, 0), std::pair(Collective::kCombine, 1)));
 }
 
+TEST(StepTraceTest, AScatteredResidualIsGatheredOnlyWithoutDpAttention) {
+  // A dense layer of all ranks after an MoE layer that left its rows scattered.
+  ModelShape model = one_layer(true);
+  model.sparse_pattern = {true, false};
+  ParallelConfig p;
+  p.tp_size = p.ep_size = 4;
+  p.a2a_backend = A2aBackend::kDeepEp;
+  const auto calls = [&](const PlanConfig& c, const std::vector<RankState>& states) {
+    std::vector<std::string> names;
+    for (const CollectiveRecord& r : step_trace(make_step_plan(states, c), c, model, 0)) {
+      if (r.layer == 1) names.push_back(fmt::format("{} {}", collective_name(r.op), group_name(r.group)));
+    }
+    return names;
+  };
+  EXPECT_THAT(
+      calls(config_of(p), {rows(ForwardMode::kDecode, 4)}),
+      ElementsAre("all_gather attn_tp", "all_gather attn_tp", "all_reduce attn_tp", "all_reduce attn_tp"));
+  p.enable_dp_attention = true;
+  p.dp_size = 2;
+  EXPECT_THAT(calls(config_of(p), {rows(ForwardMode::kDecode, 4), rows(ForwardMode::kDecode, 4)}),
+              ElementsAre("all_gather attn_tp", "reduce_scatter attn_tp", "all_gather tp",
+                          "reduce_scatter tp", "all_gather attn_tp"));
+}
+
 TEST(StepTraceTest, LogitPassesCoverEveryRankAndSkipWhatIsDone) {
   ParallelConfig p;
   p.tp_size = 4;
