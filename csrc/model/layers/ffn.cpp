@@ -124,7 +124,7 @@ void SparseFfn::experts(Stream& stream, const Scratch& scratch, const ExpertRows
   ops::moe_permute(stream, {.ids = rows.ids,
                             .x = rows.x,
                             .out = permuted,
-                            .offsets = offsets,
+                            .offsets = rows.masked ? TensorView{} : offsets,
                             .counts = counts,
                             .position = position,
                             .num_rows = rows.num_rows});
