@@ -97,10 +97,6 @@ void moe_permute(Stream& stream, const PermuteArgs& args) {
   const int64_t num_experts = args.counts.shape[0];
   if (args.out.rank == 3) {
     check_output(kOp, "out", args.out, args.x.dtype, {num_experts, -1, hidden});
-    WEFT_CHECK(
-        !args.offsets.defined(),
-        "{}: out {} is masked, [num_experts, max_rows, hidden], which has no offsets; leave them undefined",
-        kOp, args.out.describe());
   } else {
     check_output(kOp, "out", args.out, args.x.dtype, {-1, hidden});
     check_output(kOp, "offsets", args.offsets, DType::kI32, {num_experts + 1});
@@ -112,7 +108,7 @@ void moe_permute(Stream& stream, const PermuteArgs& args) {
   accesses.add(write(args.out));
   accesses.add(write(args.counts));
   accesses.add(write(args.position));
-  if (args.offsets.defined()) accesses.add(write(args.offsets));
+  if (args.out.rank == 2) accesses.add(write(args.offsets));
   accesses.add(read(args.ids));
   accesses.add(read(args.x));
   if (args.num_rows != nullptr) accesses.add(read(args.num_rows, sizeof(int32_t)));

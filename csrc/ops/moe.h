@@ -21,20 +21,22 @@ struct RouteArgs {
   float scaling = 1.0F;      // routed_scaling_factor
 };
 /// Chooses top_k experts a token: softmax (Qwen3-MoE, DeepSeek-V2, also group limited) or sigmoid with a bias
-/// and groups (DeepSeek-V3). Ties go to the lower id. Ids stand in order of falling score.
+/// and groups (DeepSeek-V3). Scores plus bias choose: first top_groups groups by group_score (unless kNone),
+/// then the experts in them. Weights are the scores without bias, renormalised (their sum gets + 1e-20), then
+/// scaled. Ties go to the lower id. Ids stand in order of falling score plus bias.
 void route(Stream& stream, const RouteArgs& args);
 
 struct PermuteArgs {
   TensorView ids;       // i32 [rows, top_k], local expert ids; -1 is skipped
   TensorView x;         // [rows, hidden]
   TensorView out;       // contiguous: [max_rows, hidden]; masked: [num_experts, max_rows, hidden]
-  TensorView offsets;   // i32 [num_experts + 1] out: first row of each expert in `out` (contiguous form)
+  TensorView offsets;   // i32 [num_experts + 1] out: first row of each expert; masked: not written
   TensorView counts;    // i32 [num_experts] out: rows of each expert
   TensorView position;  // i32 [rows, top_k] out: row in `out` (flattened) of each copy; -1 if none
   const int32_t* num_rows = nullptr;  // device i32 [1]: rows beyond it do not exist; null: all rows
 };
-/// Groups copies of rows by expert, in order of row: what grouped_gemm needs. Throws (when run) if an expert's
-/// rows pass max_rows.
+/// Groups copies of rows by expert, in order of row: what grouped_gemm needs. Throws (when run) if the
+/// rows, of all experts together or masked of one, pass max_rows, or if an id is out of range.
 void moe_permute(Stream& stream, const PermuteArgs& args);
 
 struct UnpermuteArgs {
@@ -44,7 +46,8 @@ struct UnpermuteArgs {
   TensorView weights;   // f32 [rows, top_k]
   const int32_t* num_rows = nullptr;
 };
-/// out[r] = sum over k of weights[r, k] * x[position[r, k]] in f32, in order of k; copies with -1 add nothing.
+/// out[r] = sum over k of weights[r, k] * x[position[r, k]] in f32, in order of k; copies with -1 add
+/// nothing.
 void moe_unpermute(Stream& stream, const UnpermuteArgs& args);
 
 }  // namespace weft::ops
