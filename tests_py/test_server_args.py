@@ -204,9 +204,9 @@ def test_normal_dispatch_has_no_graphs():
     ],
 )
 def test_gather_predicates(text, mlp, attn):
-    args = parse("--model-path m " + text)
-    assert (args.require_mlp_tp_gather, args.require_attn_tp_gather) == (mlp, attn)
-    assert args.require_gathered_buffer == (mlp or attn)
+    parallel = parse("--model-path m " + text).parallel
+    assert (parallel.require_mlp_tp_gather, parallel.require_attn_tp_gather) == (mlp, attn)
+    assert parallel.require_gathered_buffer == (mlp or attn)
 
 
 def test_help_names_every_flag(capsys):
@@ -265,6 +265,21 @@ def test_without_chunks_a_step_takes_a_whole_context(fake_model):
     config = resolved(fake_model, "--chunked-prefill-size -1 --context-length 100 --page-size 16")
     assert config.scheduler.prefill_tokens_per_step == 112
     assert not config.scheduler.chunked
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [
+        ("--cuda-graph-max-bs 20", [*range(1, 17), 18, 20]),
+        ("--cuda-graph-bs 1 3 8 100", [1, 3, 8, 100]),
+        ("--max-running-requests 4", [1, 2, 3, 4]),
+        ("--tp 2 --dp 2 --enable-dp-attention --enable-two-batch-overlap --max-running-requests 12", [2, 4, 6]),
+        ("--disable-cuda-graph", []),
+        ("--tp 2 --moe-a2a-backend deepep --deepep-mode normal", []),
+    ],
+)
+def test_graph_sizes_are_those_that_a_rank_can_run(fake_model, text, sizes):
+    assert resolved(fake_model, text).graph_batch_sizes() == sizes
 
 
 def test_max_total_tokens_are_whole_pages(fake_model):

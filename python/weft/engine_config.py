@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from weft import graph
 from weft.errors import WeftError
 from weft.memory import free_memory_bytes
 from weft.model_info import ModelInfo, read_model_info
@@ -53,8 +54,6 @@ class EngineConfig:
 
     def graph_batch_sizes(self) -> list[int]:
         """Decode batch sizes of a DP rank that have a graph, ascending; none if graphs are off."""
-        from weft import graph
-
         args = self.args
         if args.disable_decode_cuda_graph:
             return []
@@ -63,7 +62,7 @@ class EngineConfig:
             list(sizes),
             pool_size=self.max_running_requests,
             two_batch_overlap=args.enable_two_batch_overlap,
-            gathered_buffer=args.require_gathered_buffer,
+            gathered_buffer=args.parallel.require_gathered_buffer,
             attn_tp_size=args.attn_tp_size,
         )
 

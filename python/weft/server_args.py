@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from weft.errors import WeftError
 from weft.flags import Flag, Parser, add_flag, flag, flag_of, unknown_flag_message
+from weft.plan import ParallelConfig
 
 Origin = Literal["user", "default", "model", "derived"]
 
@@ -228,28 +229,19 @@ class ServerArgs:
         return self.tp_size // self.attn_dp_size
 
     @property
-    def require_mlp_tp_gather(self) -> bool:
-        """Rows of all DP ranks meet in one buffer before some FFN."""
-        return self.enable_dp_attention and (
-            self.moe_dense_tp_size is None
-            or not self.enable_dp_lm_head
-            or self.moe_a2a_backend == "none"
-            or self.moe_dense_tp_size > self.attn_tp_size
+    def parallel(self) -> ParallelConfig:
+        """How ranks share the model, as the planner takes it."""
+        return ParallelConfig(
+            tp_size=self.tp_size,
+            dp_size=self.dp_size,
+            enable_dp_attention=self.enable_dp_attention,
+            ep_size=self.ep_size,
+            moe_a2a_backend=self.moe_a2a_backend,
+            deepep_mode=self.deepep_mode,
+            moe_dense_tp_size=self.moe_dense_tp_size,
+            enable_dp_lm_head=self.enable_dp_lm_head,
+            enable_two_batch_overlap=self.enable_two_batch_overlap,
         )
-
-    @property
-    def require_attn_tp_gather(self) -> bool:
-        """Rows are scattered over an attention-TP group, so their number must divide by it."""
-        scattered = self.moe_a2a_backend != "none" or self.moe_dense_tp_size is not None
-        return scattered and (self.dp_size < self.tp_size if self.enable_dp_attention else True)
-
-    @property
-    def require_gathered_buffer(self) -> bool:
-        return self.require_mlp_tp_gather or self.require_attn_tp_gather
-
-    def flag_name(self, name: str) -> str:
-        """The flag of a field."""
-        return _FLAGS[name].name
 
     def _derive(self) -> dict[str, object]:
         """Values that the flags imply."""
