@@ -147,7 +147,7 @@ class FakeCore:
         return result
 
     def stats(self):
-        rank = {"steps_by_mode": {"MIXED": self.mixed_steps, "EXTEND": 0}, "real_tokens": self.num_steps}
+        rank = {"steps": {"MIXED": self.mixed_steps, "EXTEND": 0}, "real_tokens": self.num_steps}
         return {"ranks": [rank] * self.config.dp_size}
 
     def trace_next_step(self):

@@ -324,6 +324,12 @@ def test_eos_ids_of_both_files_count(fake_model, tmp_path):
     assert resolved(fake_model).model.eos_token_ids == (256, 7)
 
 
+@pytest.mark.parametrize("key", ["n_routed_experts", "num_experts", "num_local_experts"])
+def test_experts_are_counted_under_any_name(tmp_path, key):
+    write_config(tmp_path, **{"n_routed_experts": None, key: 6})
+    assert resolved(str(tmp_path)).model.num_experts == 6
+
+
 def test_a_missing_model_is_named(tmp_path):
     with pytest.raises(WeftError, match="no such directory"):
         resolve(parse("--model-path /nowhere"))

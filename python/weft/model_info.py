@@ -12,6 +12,9 @@ from pathlib import Path
 from weft.errors import WeftError
 from weft.server_args import DEMO_MODEL
 
+# DeepSeek; Qwen on the hub; Qwen as transformers 5 writes it.
+_EXPERT_COUNTS = ("n_routed_experts", "num_experts", "num_local_experts")
+
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -75,7 +78,7 @@ def read_model_info(model_path: str) -> ModelInfo:
         head_dim=_int(config, "head_dim", hidden // heads),
         kv_lora_rank=_int(config, "kv_lora_rank", 0),
         qk_rope_head_dim=_int(config, "qk_rope_head_dim", 0),
-        num_experts=_int(config, "n_routed_experts", _int(config, "num_experts", 0)),
+        num_experts=max(_int(config, key, 0) for key in _EXPERT_COUNTS),
         dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch."),
         eos_token_ids=_eos_token_ids(directory, config),
     )

@@ -217,8 +217,7 @@ class StepLoop:
         result = self._core.wait(step.ticket)
         rids, tokens, finished = result.rids, result.tokens, result.finished
         alive = self._scheduler.alive
-        if result.input_logprobs or result.output_logprobs:
-            self._take_logprobs(result, alive)
+        self._take_logprobs(result, alive)
         live = alive[rids]
         if not live.all():  # rows of requests that ended after this step was planned
             rids, tokens, finished = rids[live], tokens[live], finished[live]
