@@ -66,9 +66,7 @@ void Boundary::start_prepare_mlp(const LayerLayout& layer, const TensorView& nor
     case PrepareMlp::kSimple:
       break;
     case PrepareMlp::kScatterHiddenStatesAndResidual:
-      fork();
-      attn_tp_.reduce_scatter(comm, slice(b.x), b.x);
-      join_record();
+      attn_tp_inner_.reduce_scatter(*streams_.compute, slice(b.x), b.x);
       break;
     case PrepareMlp::kGatherHiddenStatesAndResidual: {
       const bool whole = attn_dp_size_ > 1 && attn_tp_.size() == 1;
@@ -98,7 +96,6 @@ void Boundary::finish_prepare_mlp(const LayerLayout& layer, const TensorView& no
       add_norm(b.h, b.residual, b.x, norm);
       break;
     case PrepareMlp::kScatterHiddenStatesAndResidual:
-      join_wait();
       add_norm(slice(b.h), slice(b.residual), slice(b.x), norm);
       break;
     case PrepareMlp::kGatherHiddenStatesAndResidual:
@@ -139,20 +136,15 @@ void Boundary::start_postprocess(const LayerLayout& layer) {
     }
     join_record();
   } else if (layer.postprocess == Postprocess::kGather) {
-    fork();
-    ops::add(comm, {.out = slice(b.x), .a = slice(b.x), .b = slice(b.residual)});
-    attn_tp_.all_gather(comm, b.x, slice(b.x));
-    join_record();
+    auto& compute = *streams_.compute;
+    ops::add(compute, {.out = slice(b.x), .a = slice(b.x), .b = slice(b.residual)});
+    attn_tp_inner_.all_gather(compute, b.x, slice(b.x));
+    has_residual_ = false;
   }
 }
 
 void Boundary::finish_postprocess(const LayerLayout& layer) {
-  if (layer.mlp == Layout::kFull) {
-    if (tp_.size() > 1) join_wait();
-  } else if (layer.postprocess == Postprocess::kGather) {
-    join_wait();
-    has_residual_ = false;
-  }
+  if (layer.mlp == Layout::kFull && tp_.size() > 1) join_wait();
 }
 
 void Boundary::final_norm(const TensorView& norm, const TensorView& out) {

@@ -38,7 +38,9 @@ struct BoundaryStreams {
 /// Layout changes between parts, fused with the residual add and RMSNorm where they meet (semantics 5.3).
 ///
 /// One micro-batch on one rank. Calls come in layer order; start and finish may have other micro-batches' work
-/// between them. Collectives of an overlapped step use `attn_tp` and `tp`, those into attention `attn_tp_inner`.
+/// between them. What moves whole layers' rows (gathers, and sums over all ranks) runs on the communication
+/// stream with `attn_tp` and `tp`. Changes between SCATTERED and TP_ATTN_FULL stay on the compute stream with
+/// `attn_tp_inner`: there they never queue behind the other micro-batch's dispatch.
 class Boundary {
  public:
   Boundary(BoundaryRows rows, BoundaryBuffers buffers, BoundaryStreams streams, Communicator& attn_tp_inner,

@@ -213,10 +213,13 @@ struct CpuOptions {
   int num_threads = 1;        // cores for this rank's ops
   uint64_t random_order = 0;  // not 0: run ops one at a time, in a random legal order from this seed
   int64_t drop_wait = -1;     // tests only: ignore the wait with this index (in enqueue order)
+  int64_t fail_op = -1;       // tests only: the op with this index (in the order of running) throws
 };
 [[nodiscard]] std::unique_ptr<Device> make_cpu_device(CpuOptions options);
 /// Waits that a CPU device has counted so far: the range of CpuOptions::drop_wait. Waits that could change
 /// nothing (for the own stream, or for an event that was never recorded) are not counted.
 [[nodiscard]] int64_t cpu_num_waits(const Device& device);
+/// Ops that a CPU device has run so far: the range of CpuOptions::fail_op.
+[[nodiscard]] int64_t cpu_num_ops(const Device& device);
 
 }  // namespace weft::device

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -59,6 +61,7 @@ struct ScriptOptions {
   std::chrono::milliseconds timeout{20000};
   std::function<device::CpuOptions(int rank, device::CpuOptions)> device_options;
   std::function<RankPeers(int rank, RankPeers)> wrap_peers;
+  std::function<void(int rank, ForwardInput&)> edit_input;  // before a rank sees its part of a step
 };
 
 class ScriptedModel {
@@ -66,6 +69,7 @@ class ScriptedModel {
   explicit ScriptedModel(const ScriptOptions& options)
       : config_(model::parse_config(options.config_json)),
         world_(options.parallel.tp_size, options.timeout),
+        devices_(static_cast<size_t>(options.parallel.tp_size)),
         source_(std::make_unique<LoudWeights>()) {
     ExecConfig exec;
     exec.plan.parallel = options.parallel;
@@ -103,6 +107,11 @@ class ScriptedModel {
 
   [[nodiscard]] runtime::Pipeline& pipeline() { return *pipeline_; }
   [[nodiscard]] const model::ModelConfig& config() const { return config_; }
+  /// Of a rank, while the pipeline lives.
+  [[nodiscard]] device::Device& device(int rank) {
+    const std::lock_guard lock(mutex_);
+    return *devices_[static_cast<size_t>(rank)];
+  }
 
  private:
   class Adapter final : public runtime::Worker {
@@ -113,6 +122,12 @@ class ScriptedModel {
       if (options.device_options) device_options = options.device_options(rank, device_options);
       device_ = device::make_cpu_device(device_options);
       device_->on_failure(fail);
+      edit_ = options.edit_input;
+      rank_ = rank;
+      {
+        const std::lock_guard lock(owner.mutex_);
+        owner.devices_[static_cast<size_t>(rank)] = device_.get();
+      }
       const auto& parallel = exec.plan.parallel;
       RankPeers peers;
       peers.communicator = [&owner, &parallel, rank](plan::Group group, int channel) {
@@ -128,18 +143,27 @@ class ScriptedModel {
       worker_ = std::make_unique<RankWorker>(rank, exec, owner.config_, *device_, peers);
       worker_->load(*owner.source_, owner.coverage_);
     }
-    void enqueue(const plan::StepPlan& plan, const ForwardInput& input) override { worker_->enqueue(plan, input); }
+    void enqueue(const plan::StepPlan& plan, const ForwardInput& input) override {
+      if (!edit_) return worker_->enqueue(plan, input);
+      auto edited = input;
+      edit_(rank_, edited);
+      worker_->enqueue(plan, edited);
+    }
     ForwardOutput collect() override { return worker_->collect().output; }
     void drain() noexcept override { worker_->drain(); }
     [[nodiscard]] RankCounters counters() const override { return worker_->counters(); }
 
    private:
+    int rank_ = 0;
+    std::function<void(int rank, ForwardInput&)> edit_;
     std::unique_ptr<device::Device> device_;
     std::unique_ptr<RankWorker> worker_;
   };
 
   model::ModelConfig config_;
   comm::LocalWorld world_;
+  std::mutex mutex_;
+  std::vector<device::Device*> devices_;
   std::unique_ptr<model::WeightSource> source_;
   model::WeightCoverage coverage_;
   std::unique_ptr<runtime::Pipeline> pipeline_;

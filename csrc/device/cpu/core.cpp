@@ -23,7 +23,7 @@ Core::Core(CpuOptions device_options)
     : options(std::move(device_options)),
       helpers(options.num_threads),
       context(helpers),
-      runner(options.name, health, context),
+      runner(options.name, health, context, options.fail_op),
       random(options.random_order == 0
                  ? nullptr
                  : std::make_unique<RandomExecutor>(options.random_order, runner, threads)) {

@@ -76,6 +76,7 @@ class CpuDevice final : public Device {
     }
   }
   [[nodiscard]] int64_t num_waits() const { return core_->num_waits.load(); }
+  [[nodiscard]] int64_t num_ops() const { return core_->runner.num_ops(); }
 
  private:
   std::shared_ptr<Core> core_;
@@ -88,10 +89,18 @@ std::unique_ptr<Device> make_cpu_device(CpuOptions options) {
   return std::make_unique<cpu::CpuDevice>(std::move(options));
 }
 
-int64_t cpu_num_waits(const Device& device) {
+namespace {
+
+const cpu::CpuDevice& as_cpu(const Device& device) {
   const auto* cpu_device = dynamic_cast<const cpu::CpuDevice*>(&device);
-  WEFT_CHECK(cpu_device != nullptr, "cpu_num_waits: {} is not a CPU device", device.name());
-  return cpu_device->num_waits();
+  WEFT_CHECK(cpu_device != nullptr, "{} is not a CPU device", device.name());
+  return *cpu_device;
 }
+
+}  // namespace
+
+int64_t cpu_num_waits(const Device& device) { return as_cpu(device).num_waits(); }
+
+int64_t cpu_num_ops(const Device& device) { return as_cpu(device).num_ops(); }
 
 }  // namespace weft::device

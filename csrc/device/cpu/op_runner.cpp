@@ -30,6 +30,8 @@ void OpRunner::run(const Command& op, const std::string& stream_name) {
   if (health_.failed().load(std::memory_order_relaxed)) return;
   std::string what;
   try {
+    const int64_t index = num_ops_.fetch_add(1, std::memory_order_relaxed);
+    if (index == fail_op_) WEFT_THROW("op {} was told to fail", index);
     if (!tracing_.load(std::memory_order_relaxed)) {
       op.trampoline(op.fn, op.args(), context_);
       return;
