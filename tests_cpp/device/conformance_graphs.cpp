@@ -4,41 +4,10 @@
 #include <vector>
 
 #include "base/error.h"
-#include "device/backend.h"
+#include "device/program.h"
 
 namespace weft::device {
 namespace {
-
-/// Two streams that hand data to and fro; `a` is where a capture would begin.
-class PingPong {
- public:
-  PingPong(const TestBackend& backend, Device& device)
-      : a(device.make_stream("a")), b(device.make_stream("b")), backend_(backend), device_(device) {}
-
-  void run(const TensorView& x, const TensorView& y) {
-    backend_.affine(*a, x, 3, 1);
-    for (int round = 0; round < 5; ++round) {
-      hand_over(*a, *b);
-      backend_.mix(*b, y, x);
-      backend_.affine(*b, y, 7, round);
-      hand_over(*b, *a);
-      backend_.mix(*a, x, y);
-    }
-  }
-
-  std::unique_ptr<Stream> a, b;
-
- private:
-  void hand_over(Stream& from, Stream& to) {
-    events_.push_back(device_.make_event());
-    from.record(*events_.back());
-    to.wait(*events_.back());
-  }
-
-  const TestBackend& backend_;
-  Device& device_;
-  std::vector<std::unique_ptr<Event>> events_;
-};
 
 TEST_P(ConformanceTest, ACaptureRunsNothingAndItsReplayRunsEverything) {
   auto stream = device->make_stream("compute");
@@ -66,7 +35,7 @@ TEST_P(ConformanceTest, ReplaysOfTwoStreamsEqualEagerRuns) {
   const Buffer y = zeros(64, "y");
   const Buffer graph_x = zeros(64, "graph_x");
   const Buffer graph_y = zeros(64, "graph_y");
-  PingPong program(backend, *device);
+  Pipeline program(backend, *device);
   program.a->begin_capture();
   program.run(ints(graph_x), ints(graph_y));
   EXPECT_TRUE(program.b->is_capturing());
@@ -83,7 +52,7 @@ TEST_P(ConformanceTest, ReplaysOfTwoStreamsEqualEagerRuns) {
 TEST_P(ConformanceTest, AReplayIsOneUnitInItsStreamAndForEvents) {
   const Buffer x = zeros(4, "x");
   const Buffer y = zeros(4, "y");
-  PingPong program(backend, *device);
+  Pipeline program(backend, *device);
   program.a->begin_capture();
   program.run(ints(x), ints(y));
   auto graph = program.a->end_capture();
@@ -369,7 +338,7 @@ TEST_P(ConformanceTest, EventsMayBeDestroyedAfterACapture) {
   auto stream = device->make_stream("compute");
   std::unique_ptr<Graph> graph;
   {
-    PingPong program(backend, *device);
+    Pipeline program(backend, *device);
     program.a->begin_capture();
     program.run(ints(x), ints(y));
     graph = program.a->end_capture();
