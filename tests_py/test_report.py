@@ -2,7 +2,7 @@
 
 import json
 
-from weft.report import overlap_us, picture, stats_table, table, write_trace
+from weft.report import ledger_table, overlap, picture, stats_table, table, write_trace
 
 TIMELINE = [
     (0, "compute", "attn", 0.0, 10.0, 0),
@@ -23,18 +23,30 @@ def test_stats_are_a_row_a_counter_and_leave_out_what_never_happened():
     assert stats_table({}) == ""
 
 
+def test_ranks_with_the_same_memory_share_a_column():
+    mib = 1 << 20
+    ledger = [(rank, name, mib * size) for rank in range(3) for name, size in (("weights", 2 + (rank == 2)), ("kv", 4))]
+    assert [line.split() for line in ledger_table(ledger).splitlines()[2:]] == [
+        ["weights", "2.0", "3.0"],
+        ["kv", "4.0", "4.0"],
+        ["all", "6.0", "7.0"],
+    ]
+    assert "ranks 0,1  rank 2" in ledger_table(ledger)
+
+
 def test_a_picture_shows_which_micro_batch_each_stream_works_on():
     lines = picture(TIMELINE, width=20).splitlines()
-    assert lines[0] == "rank 0 comm    |          AAAAAAAAAA|"
-    assert lines[1] == "rank 0 compute |AAAAAAAAAABBBBBBBB  |"
+    assert lines[0] == "rank 0 compute |AAAAAAAAAABBBBBBBB  |"
+    assert lines[1] == "rank 0 comm    |          AAAAAAAAAA|"
     assert lines[2] == "rank 1 compute |     -              |"
     assert lines[3].endswith("20 us")
     assert picture([]) == ""
 
 
 def test_overlap_is_where_one_communicates_while_the_other_computes():
-    assert overlap_us(TIMELINE) == 8
-    assert overlap_us(TIMELINE, rank=1) == 0
+    assert overlap(TIMELINE) == 8 / 20
+    assert overlap(TIMELINE, rank=1) == 0
+    assert overlap([]) == 0
 
 
 def test_traces_are_trace_event_json(tmp_path):

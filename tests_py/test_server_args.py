@@ -1,6 +1,9 @@
 """Flags, aliases, defaults, derived values, and the combinations that are refused."""
 
+import json
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 
@@ -335,3 +338,34 @@ def test_a_missing_model_is_named(tmp_path):
         resolve(parse("--model-path /nowhere"))
     with pytest.raises(WeftError, match=r"config\.json"):
         resolve(parse(f"--model-path {tmp_path}"))
+
+
+# ---- against SGLang's own answers ----
+
+# What follows from a GPU and its memory, or is random.
+OF_THE_GPU = {"mem_fraction_static", "device", "random_seed"}
+R = json.loads((Path(__file__).parent / "cases" / "server_args_cases.json").read_text())["versions"]["8905cbd4"]
+
+
+@pytest.mark.parametrize("case", R, ids=[case["args"][15:75] for case in R])
+def test_what_both_take_resolves_as_in_sglang(case):
+    try:
+        args = ServerArgs.from_cli(shlex.split(case["args"]))
+    except WeftError:  # weft lacks a flag, or refuses more
+        return
+    assert case["ok"], "SGLang refuses it"
+    skipped = OF_THE_GPU | (set() if args.origins["chunked_prefill_size"] == "user" else {"chunked_prefill_size"})
+    for name, value in case["resolved"].items():
+        if name not in skipped and name in args.origins:
+            assert getattr(args, name) == value, name
+
+
+def test_most_of_sglangs_answers_are_compared():
+    taken = 0
+    for case in R:
+        try:
+            ServerArgs.from_cli(shlex.split(case["args"]))
+            taken += 1
+        except WeftError:
+            pass
+    assert taken >= 15

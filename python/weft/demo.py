@@ -16,7 +16,7 @@ from weft.errors import WeftError
 from weft.flags import Parser
 from weft.outputs import GenerateOutput
 from weft.progress import note, run
-from weft.report import TimelineEvent, overlap_us, picture, stats_table, write_trace
+from weft.report import TimelineEvent, overlap, picture, stats_table, write_trace
 from weft.server_args import DEMO_MODEL, ServerArgs
 
 DEMO_ARGS = (
@@ -115,7 +115,7 @@ class Screen:
     def _next(self) -> None:
         self._current, self._printed = self._current + 1, 0
         if self._current < len(self._examples):
-            question = self._examples[self._current].prompt
+            question = self._examples[self._current].prompt.replace("\n", " ")
             print(f"  Q  {question if len(question) < 300 else question[:200] + ' ... ' + question[-60:]}")
             print("  A  ", end="", flush=True)
 
@@ -139,7 +139,7 @@ class Tracer:
         timeline = self._engine.timeline()
         if timeline:
             self._left -= 1
-            if overlap_us(timeline) > overlap_us(self.best):
+            if overlap(timeline) > overlap(self.best):
                 self.best = timeline
             self._engine.trace_next_step()
 

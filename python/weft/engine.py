@@ -1,9 +1,11 @@
 """Engine: a model that answers. The only place where Python meets the compiled core."""
 
 import itertools
+import logging
 import queue
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, overload
@@ -15,7 +17,7 @@ from weft.engine_config import MAX_TOP_LOGPROBS, EngineConfig, resolve
 from weft.errors import WeftError
 from weft.model_info import model_directory
 from weft.outputs import GenerateOutput, MetaInfo, RawLogprobs, TextBuilder, abort_reason, add_logprobs
-from weft.report import TimelineEvent
+from weft.report import TimelineEvent, ledger_table
 from weft.sampling_params import SamplingParams
 from weft.scheduler import Request, Scheduler, Step
 from weft.server_args import ServerArgs
@@ -23,6 +25,7 @@ from weft.step_loop import Core, Job, StepLoop, StepResult, Update
 from weft.tokenizer import Detokenizer, Tokenizer
 
 Params = SamplingParams | Mapping[str, object]
+_log = logging.getLogger("weft")
 _DTYPES = {"half": "float16", "float": "float32"}
 
 
@@ -30,6 +33,7 @@ class Engine:
     """A loaded model, its ranks and its scheduler. Use it as a context manager; calls from several threads may overlap.
 
     `Engine(model_path="demo", tp_size=2)`: the keyword arguments are the fields of ServerArgs, or SGLang's aliases.
+    The memory that each rank will take goes to the logger "weft" before a weight is read.
 
     Raises:
         WeftError: the arguments are refused, or the model cannot be loaded.
@@ -63,6 +67,8 @@ class Engine:
             self._core, scheduler, self.tokenizer, overlap=not self.server_args.disable_overlap_schedule
         )
         self._ordinal = itertools.count()
+        # An engine that nobody closed is closed when it is collected, or at exit.
+        self._finalizer = weakref.finalize(self, self._loop.close)
 
     def __enter__(self) -> Self:
         return self
@@ -74,7 +80,7 @@ class Engine:
 
     def close(self) -> None:
         """End what runs and free the model, within 2 s. Callers that still wait get a WeftError."""
-        self._loop.close()
+        self._finalizer()
 
     shutdown = close  # SGLang's name
 
@@ -290,34 +296,34 @@ class CompiledCore:
 
     def __init__(self, config: EngineConfig) -> None:
         args, sizes = config.args, config.scheduler
-        self._runtime = _weft.Runtime(
-            _weft.RuntimeConfig(
-                model_path=str(config.model.path),
-                load_format=args.load_format,
-                dtype=_DTYPES.get(args.dtype, args.dtype),
-                device=args.device or "cpu",
-                tp_size=args.tp_size,
-                dp_size=args.dp_size,
-                enable_dp_attention=args.enable_dp_attention,
-                ep_size=args.ep_size,
-                moe_a2a_backend=args.moe_a2a_backend,
-                deepep_mode=args.deepep_mode,
-                moe_dense_tp_size=args.moe_dense_tp_size,
-                enable_dp_lm_head=args.enable_dp_lm_head,
-                enable_two_batch_overlap=args.enable_two_batch_overlap,
-                tbo_token_distribution_threshold=args.tbo_token_distribution_threshold,
-                tbo_policy=args.tbo_policy,
-                graph_batch_sizes=config.graph_batch_sizes(),
-                graph_padding=not args.disable_cuda_graph_padding,
-                max_tokens_per_step=sizes.max_tokens_per_step,
-                max_running_requests=sizes.max_running_requests,
-                context_length=config.context_length,
-                page_size=sizes.page_size,
-                max_total_tokens=config.max_total_tokens,
-                max_top_logprobs=MAX_TOP_LOGPROBS,
-                seed=config.random_seed,
-            )
+        runtime_config = _weft.RuntimeConfig(
+            model_path=str(config.model.path),
+            load_format=args.load_format,
+            dtype=_DTYPES.get(args.dtype, args.dtype),
+            device=args.device or "cpu",
+            tp_size=args.tp_size,
+            dp_size=args.dp_size,
+            enable_dp_attention=args.enable_dp_attention,
+            ep_size=args.ep_size,
+            moe_a2a_backend=args.moe_a2a_backend,
+            deepep_mode=args.deepep_mode,
+            moe_dense_tp_size=args.moe_dense_tp_size,
+            enable_dp_lm_head=args.enable_dp_lm_head,
+            enable_two_batch_overlap=args.enable_two_batch_overlap,
+            tbo_token_distribution_threshold=args.tbo_token_distribution_threshold,
+            tbo_policy=args.tbo_policy,
+            graph_batch_sizes=config.graph_batch_sizes(),
+            graph_padding=not args.disable_cuda_graph_padding,
+            max_tokens_per_step=sizes.max_tokens_per_step,
+            max_running_requests=sizes.max_running_requests,
+            context_length=config.context_length,
+            page_size=sizes.page_size,
+            max_total_tokens=config.max_total_tokens,
+            max_top_logprobs=MAX_TOP_LOGPROBS,
+            seed=config.random_seed,
         )
+        _log.info("memory of each rank:\n%s", ledger_table(_weft.memory_ledger(runtime_config)))
+        self._runtime = _weft.Runtime(runtime_config)
 
     def submit(self, step: Step) -> int:
         admissions = [

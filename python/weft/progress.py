@@ -1,5 +1,6 @@
 """What a command shows while it works, and how it ends."""
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -35,8 +36,17 @@ def note(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def show_log() -> None:
+    """What weft logs goes to stderr, if a terminal is there to read it."""
+    logger = logging.getLogger("weft")
+    if sys.stderr.isatty() and not logger.handlers:
+        logger.addHandler(logging.StreamHandler())
+        logger.setLevel(logging.INFO)
+
+
 def run(main: Callable[[Sequence[str]], int]) -> int:
     """Call a program's main; an error of weft is one line on stderr and exit status 1."""
+    show_log()
     try:
         return main(sys.argv[1:])
     except WeftError as error:

@@ -37,6 +37,20 @@ def stats_table(stats: Mapping[str, object]) -> str:
     return table(["", *(f"rank {i}" for i in range(len(ranks)))], rows)
 
 
+def ledger_table(ledger: Sequence[tuple[int, str, int]]) -> str:
+    """What each rank allocates, in MiB; ranks that allocate the same share a column."""
+    ranks = sorted({rank for rank, _, _ in ledger})
+    names = list(dict.fromkeys(name for _, name, _ in ledger))
+    columns: dict[tuple[int, ...], list[int]] = {}
+    for rank in ranks:
+        sizes = {name: size for owner, name, size in ledger if owner == rank}
+        columns.setdefault(tuple(sizes.get(name, 0) for name in names), []).append(rank)
+    header = ["MiB", *(f"rank{'s' if len(same) > 1 else ''} {','.join(map(str, same))}" for same in columns.values())]
+    rows = [[name, *(f"{sizes[i] / 2**20:,.1f}" for sizes in columns)] for i, name in enumerate(names)]
+    rows.append(["all", *(f"{sum(sizes) / 2**20:,.1f}" for sizes in columns)])
+    return table(header, rows)
+
+
 def picture(timeline: Sequence[TimelineEvent], width: int = 100, ranks: int = 2) -> str:
     """One step as text: a line for each stream of the first ranks, time to the right.
 
@@ -48,7 +62,8 @@ def picture(timeline: Sequence[TimelineEvent], width: int = 100, ranks: int = 2)
     begin, end = min(event[3] for event in shown), max(event[4] for event in shown)
     scale = width / max(end - begin, 1e-9)
     lines: dict[tuple[int, str], list[str]] = {}
-    for rank, stream, _, start, stop, micro_batch in sorted(shown, key=lambda event: (event[0], event[1], event[3])):
+    # "compute" stands above "comm".
+    for rank, stream, _, start, stop, micro_batch in sorted(shown, key=lambda e: (e[0], e[1] != "compute", e[1], e[3])):
         line = lines.setdefault((rank, stream), [" "] * width)
         first = min(width - 1, int((start - begin) * scale))
         last = max(first + 1, min(width, round((stop - begin) * scale)))
@@ -59,15 +74,17 @@ def picture(timeline: Sequence[TimelineEvent], width: int = 100, ranks: int = 2)
     return "\n".join([*rows, scale_line])
 
 
-def overlap_us(timeline: Sequence[TimelineEvent], rank: int = 0) -> float:
-    """Microseconds in which one micro-batch communicates on `rank` while the other computes."""
+def overlap(timeline: Sequence[TimelineEvent], rank: int = 0) -> float:
+    """The share of a step in which one micro-batch communicates on `rank` while the other computes."""
     total = 0.0
     mine = [event for event in timeline if event[0] == rank]
+    if not mine:
+        return 0.0
     for _, one_stream, _, one_start, one_end, one in mine:
         for _, other_stream, _, other_start, other_end, other in mine:
-            if one == 0 and other == 1 and one_stream != other_stream:
+            if {one, other} == {0, 1} and (one_stream, other_stream) == ("comm", "compute"):
                 total += max(0.0, min(one_end, other_end) - max(one_start, other_start))
-    return total
+    return total / max(max(event[4] for event in mine) - min(event[3] for event in mine), 1e-9)
 
 
 def write_trace(timeline: Sequence[TimelineEvent], path: Path) -> None:

@@ -16,7 +16,7 @@ from weft.report import TimelineEvent
 from weft.scheduler import Request, RequestState, Scheduler, Step
 from weft.tokenizer import Detokenizer, Tokenizer, find_stop
 
-_JOIN_S = 0.9  # twice at most, so that close() takes less than 2 s
+_JOIN_S = 0.5  # twice at most: close() takes less than 2 s
 
 
 class StepResult(Protocol):
