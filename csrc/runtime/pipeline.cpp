@@ -83,6 +83,7 @@ StepResult Pipeline::wait(uint64_t ticket) {
   std::shared_ptr<Step> step;
   {
     const std::lock_guard lock(mutex_);
+    threads_.check();
     WEFT_CHECK(!in_flight_.empty(), "wait({}): no step is in flight", ticket);
     WEFT_CHECK(ticket == in_flight_.front()->id, "wait({}): the oldest step in flight is {}", ticket,
                in_flight_.front()->id);

@@ -43,7 +43,7 @@ void RankThreads::Shared::fail(int rank, const std::string& message) noexcept {
   std::string reason;
   {
     const std::lock_guard lock(mutex);
-    if (!failure.empty()) return;
+    if (over()) return;  // what is closed fails in many ways
     const std::string prefix = fmt::format("rank {}: ", rank);
     failure = rank < 0 || message.rfind(prefix, 0) == 0 ? message : prefix + message;
     reason = failure;
@@ -210,13 +210,13 @@ std::vector<exec::RankCounters> RankThreads::counters() const {
 
 void RankThreads::close() {
   const std::lock_guard closing(close_mutex_);
-  bool first = false;
+  bool must_abort = false;
   {
     const std::lock_guard lock(shared_->mutex);
-    first = !std::exchange(shared_->stopping, true);
+    must_abort = !std::exchange(shared_->stopping, true) && shared_->failure.empty();
   }
   shared_->changed.notify_all();
-  if (first) shared_->abort("the runtime is closed");
+  if (must_abort) shared_->abort("the runtime is closed");
   std::string late;
   std::vector<bool> ended;
   {
