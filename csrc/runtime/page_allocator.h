@@ -23,6 +23,7 @@ class PageAllocator {
   [[nodiscard]] int64_t num_pages() const { return static_cast<int64_t>(taken_.size()); }
   /// Pages neither taken nor promised.
   [[nodiscard]] int64_t available() const { return static_cast<int64_t>(free_.size()) - promised_; }
+  [[nodiscard]] const std::vector<int32_t>& free_pages() const { return free_; }
   [[nodiscard]] int64_t used() const { return num_pages() - static_cast<int64_t>(free_.size()); }
 
  private:

@@ -7,6 +7,31 @@
 #include "base/error.h"
 
 namespace weft::runtime {
+namespace {
+
+std::vector<TimelineSpan> make_timeline(const std::vector<std::vector<device::OpSpan>>& spans) {
+  std::vector<TimelineSpan> timeline;
+  for (size_t rank = 0; rank < spans.size(); ++rank) {
+    for (const device::OpSpan& span : spans[rank]) {
+      timeline.push_back({.rank = static_cast<int>(rank),
+                          .stream = span.stream,
+                          .name = std::string(span.name),
+                          .start_us = span.start_us,
+                          .end_us = span.end_us,
+                          .micro_batch = span.tag});
+    }
+  }
+  std::stable_sort(timeline.begin(), timeline.end(),
+                   [](const TimelineSpan& a, const TimelineSpan& b) { return a.start_us < b.start_us; });
+  const double begin = timeline.empty() ? 0.0 : timeline.front().start_us;
+  for (TimelineSpan& span : timeline) {
+    span.start_us -= begin;
+    span.end_us -= begin;
+  }
+  return timeline;
+}
+
+}  // namespace
 
 Pipeline::Pipeline(PipelineConfig config, WorkerFactory make_worker,
                    std::function<void(const std::string&)> abort)
@@ -30,6 +55,7 @@ std::shared_ptr<Step> Pipeline::new_step() {
     spare_.pop_back();
   }
   step->num_collected = 0;
+  step->traced = false;
   return step;
 }
 
@@ -48,8 +74,11 @@ void Pipeline::plan_step(Step& step) {
   step.plan = plan::make_step_plan(states, config_.plan);
   last_plan_hash_ = step.plan.hash();
   for (size_t d = 0; d < step.batches.size(); ++d) {
-    fill_forward_input(step.batches[d], requests_.table(static_cast<int>(d)),
-                       step.plan.micro_batches[0].num_tokens[d], step.inputs[d]);
+    const RequestTable& table = requests_.table(static_cast<int>(d));
+    exec::ForwardInput& input = step.inputs[d];
+    fill_forward_input(step.batches[d], table, step.plan.micro_batches[0].num_tokens[d], input);
+    if (config_.list_unused_pages) input.unused_pages = table.pages().free_pages();
+    if (config_.edit_input) config_.edit_input(static_cast<int>(d), input);
   }
 }
 
@@ -74,6 +103,8 @@ uint64_t Pipeline::submit(StepBatch batch) {
     threads_.fail(-1, fmt::format("step {}: {}", step->id, e.what()));
     throw;
   }
+  step->traced = std::exchange(trace_next_, false);
+  if (step->traced) step->spans.resize(static_cast<size_t>(config_.plan.parallel.tp_size));
   in_flight_.push_back(step);
   threads_.push(step);
   return step->id;
@@ -98,8 +129,19 @@ StepResult Pipeline::wait(uint64_t ticket) {
   for (size_t d = 0; d < step->batches.size(); ++d) {
     requests_.retire(static_cast<int>(d), step->batches[d], step->outputs[d], result);
   }
+  if (step->traced) timeline_ = make_timeline(step->spans);
   spare_.push_back(std::move(step));
   return result;
+}
+
+void Pipeline::trace_next_step() {
+  const std::lock_guard lock(mutex_);
+  trace_next_ = true;
+}
+
+std::vector<TimelineSpan> Pipeline::timeline() const {
+  const std::lock_guard lock(mutex_);
+  return timeline_;
 }
 
 Stats Pipeline::stats() const {

@@ -23,6 +23,8 @@ struct PipelineConfig {
   RequestLimits limits;           // of one DP rank
   double split_threshold = 0.48;  // of two-batch overlap's two-chunk split
   std::chrono::milliseconds timeout{60000};
+  bool list_unused_pages = false;                                          // fill ForwardInput::unused_pages
+  std::function<void(int dp_rank, exec::ForwardInput& input)> edit_input;  // tests: changes what a step runs
 };
 
 struct Stats {
@@ -30,6 +32,16 @@ struct Stats {
   RequestCounts requests;
   int64_t pages_total = 0;  // over all DP ranks
   int64_t pages_used = 0;
+};
+
+/// When an op of a traced step ran.
+struct TimelineSpan {
+  int rank = 0;
+  std::string stream;
+  std::string name;
+  double start_us = 0.0;  // since the step's first op
+  double end_us = 0.0;
+  int micro_batch = -1;  // -1: of none
 };
 
 /// Steps through all ranks: submit() plans one and hands it to the rank threads, wait() commits what it left.
@@ -50,6 +62,10 @@ class Pipeline {
   StepResult wait(uint64_t ticket);
 
   [[nodiscard]] Stats stats() const;
+  /// The next step that runs does so alone, and keeps when each op ran.
+  void trace_next_step();
+  /// Of the last traced step that was waited for, by start; empty if there is none.
+  [[nodiscard]] std::vector<TimelineSpan> timeline() const;
   /// See RankThreads::close.
   void close() { threads_.close(); }
 
@@ -65,6 +81,8 @@ class Pipeline {
   uint64_t last_plan_hash_ = 0;
   std::deque<std::shared_ptr<Step>> in_flight_;
   std::vector<std::shared_ptr<Step>> spare_;  // retired steps, kept for their memory
+  bool trace_next_ = false;
+  std::vector<TimelineSpan> timeline_;
   RankThreads threads_;
 };
 

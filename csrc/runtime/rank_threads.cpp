@@ -59,6 +59,7 @@ void RankThreads::Shared::start_next(int rank, Worker& worker, std::unique_lock<
   queue.pop_front();
   lock.unlock();
   const Step& step = *started.back();
+  if (step.traced) worker.start_trace();
   worker.enqueue(step.plan, step.inputs[static_cast<size_t>(rank / config.attn_tp_size)]);
   lock.lock();
 }
@@ -67,6 +68,8 @@ void RankThreads::Shared::collect_oldest(int rank, Worker& worker, std::unique_l
   lock.unlock();
   exec::ForwardOutput output = worker.collect();
   const exec::RankCounters now = worker.counters();
+  std::vector<device::OpSpan> spans;
+  if (uncollected[static_cast<size_t>(rank)].front()->traced) spans = worker.take_trace();
   lock.lock();
   auto& started = uncollected[static_cast<size_t>(rank)];
   const std::shared_ptr<Step> step = std::move(started.front());
@@ -74,6 +77,7 @@ void RankThreads::Shared::collect_oldest(int rank, Worker& worker, std::unique_l
   if (rank % config.attn_tp_size == 0) {
     step->outputs[static_cast<size_t>(rank / config.attn_tp_size)] = std::move(output);
   }
+  if (step->traced) step->spans[static_cast<size_t>(rank)] = std::move(spans);
   counters[static_cast<size_t>(rank)] = now;
   collected[static_cast<size_t>(rank)] = step->id;
   ++step->num_collected;
@@ -83,7 +87,10 @@ void RankThreads::Shared::collect_oldest(int rank, Worker& worker, std::unique_l
 void RankThreads::Shared::serve(int rank, Worker& worker) {
   const auto& queue = queues[static_cast<size_t>(rank)];
   const auto& started = uncollected[static_cast<size_t>(rank)];
-  const auto can_start = [&] { return !queue.empty() && started.size() < 2; };
+  const auto can_start = [&] {
+    if (queue.empty() || started.size() == 2) return false;
+    return started.empty() || (!queue.front()->traced && !started.front()->traced);
+  };
   const auto can_collect = [&] { return !started.empty() && started.front()->id <= wanted; };
   std::unique_lock lock(mutex);
   ++num_ready;

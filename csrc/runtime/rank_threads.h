@@ -20,10 +20,12 @@ namespace weft::runtime {
 struct Step {
   uint64_t id = 0;  // 1, 2, ...: also the ticket
   plan::StepPlan plan;
-  std::vector<RankBatch> batches;            // by DP rank
-  std::vector<exec::ForwardInput> inputs;    // by DP rank
-  std::vector<exec::ForwardOutput> outputs;  // by DP rank
-  int num_collected = 0;                     // ranks
+  std::vector<RankBatch> batches;                  // by DP rank
+  std::vector<exec::ForwardInput> inputs;          // by DP rank
+  std::vector<exec::ForwardOutput> outputs;        // by DP rank
+  int num_collected = 0;                           // ranks
+  bool traced = false;                             // runs alone, and leaves spans
+  std::vector<std::vector<device::OpSpan>> spans;  // by rank
 };
 
 struct RankThreadsConfig {

@@ -3,7 +3,9 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "device/device.h"
 #include "exec/forward.h"
 #include "plan/step_plan.h"
 
@@ -22,6 +24,9 @@ class Worker {
   /// has been aborted before. Peers may read this rank's memory until they too were drained.
   virtual void drain() noexcept = 0;
   [[nodiscard]] virtual exec::RankCounters counters() const = 0;
+  /// From now on keeps when each op runs; take_trace() ends it.
+  virtual void start_trace() = 0;
+  [[nodiscard]] virtual std::vector<device::OpSpan> take_trace() = 0;
 };
 
 /// Makes the worker of a rank. `fail` ends all ranks with a message, from any thread, for as long as the

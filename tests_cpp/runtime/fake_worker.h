@@ -103,6 +103,16 @@ class FakeWorker : public Worker {
     drained_ = true;
   }
   [[nodiscard]] exec::RankCounters counters() const override { return counters_; }
+  void start_trace() override {
+    WEFT_CHECK(queue_.empty(), "a traced step does not run alone");
+    tracing_ = true;
+  }
+  [[nodiscard]] std::vector<device::OpSpan> take_trace() override {
+    WEFT_CHECK(std::exchange(tracing_, false) && queue_.empty(), "no step was traced alone");
+    return {
+        {.stream = "compute", .name = "late", .tag = 1, .start_us = 107.0 + rank_, .end_us = 109.0 + rank_},
+        {.stream = "compute", .name = "early", .tag = 0, .start_us = 104.0 + rank_, .end_us = 106.0 + rank_}};
+  }
 
  private:
   struct Uncollected {
@@ -213,6 +223,7 @@ class FakeWorker : public Worker {
   std::vector<int32_t> last_token_;
   std::deque<Uncollected> queue_;
   bool drained_ = false;
+  bool tracing_ = false;
   exec::RankCounters counters_;
 };
 

@@ -159,6 +159,27 @@ TEST(PipelineTest, ARankStartsAStepBeforeItCollectsTheOneBefore) {
                           "enqueue 0 4", "collect 0 3", "enqueue 0 5", "collect 0 4", "collect 0 5"));
 }
 
+TEST(PipelineTest, ATracedStepRunsAloneAndLeavesItsTimeline) {
+  FakePipeline fake({.tp_size = 2});
+  fake.start();
+  EXPECT_THAT(fake.pipeline->timeline(), IsEmpty());
+  uint64_t last = fake.pipeline->submit({.admissions = {admission(1, {4}, 9)}, .prefill = {{1, 1}}});
+  fake.pipeline->trace_next_step();
+  for (int i = 0; i < 3; ++i) {  // the fake rank refuses to trace beside another step
+    const uint64_t next = fake.pipeline->submit({.decode = {true}});
+    fake.pipeline->wait(last);
+    last = next;
+  }
+  fake.pipeline->wait(last);
+  const auto timeline = fake.pipeline->timeline();
+  ASSERT_EQ(timeline.size(), 4U);
+  EXPECT_EQ(timeline[0].name, "early");
+  EXPECT_EQ(timeline[0].start_us, 0.0);
+  EXPECT_EQ(timeline[1].rank, 1);
+  EXPECT_EQ(timeline[3].end_us, 6.0);
+  EXPECT_EQ(timeline[3].micro_batch, 1);
+}
+
 // What the scheduler may not ask; each leaves everything as it was.
 struct Refusal {
   const char* name;
