@@ -104,6 +104,9 @@ class Runtime:
     @property
     def num_pages(self) -> int: ...  # of one DP rank
 
+def memory_ledger(config: RuntimeConfig) -> list[tuple[int, str, int]]:
+    """What Runtime(config) will allocate: (rank, name, bytes). Reads config.json, but no weight."""
+
 # The planning core: pure functions, no device. weft.plan, weft.overlap, weft.graph and weft.comm document them.
 
 class ForwardMode(IntEnum):
