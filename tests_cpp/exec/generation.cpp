@@ -35,15 +35,15 @@ std::map<int64_t, Generated> generate(ScriptedModel& model, const Script& script
   runtime::StepBatch batch;
   for (int i = 0; i < script.num_requests; ++i) {
     runtime::Admission admission;
-    admission.rid = i;
+    admission.rid = script.first_request + i;
     admission.dp_rank = i % dp_size;
-    admission.input_ids = prompt_of(i, model.config().vocab_size);
+    admission.input_ids = prompt_of(script.first_request + i, model.config().vocab_size);
     admission.max_new_tokens = script.new_tokens;
     admission.temperature = 0.0F;
     admission.return_logprob = true;
     admission.logprob_start = 0;
     lanes[static_cast<size_t>(admission.dp_rank)].waiting.push_back(
-        {i, static_cast<int64_t>(admission.input_ids.size())});
+        {admission.rid, static_cast<int64_t>(admission.input_ids.size())});
     batch.admissions.push_back(std::move(admission));
   }
   std::deque<uint64_t> tickets;

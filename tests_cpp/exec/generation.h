@@ -36,6 +36,7 @@ struct Generated {
 
 struct Script {
   int num_requests = 6;
+  int first_request = 0;    // requests first_request, first_request + 1, ...
   int64_t chunk = 16;       // prefill tokens of one DP rank in one step
   bool mixed = false;       // decode rows go along with prompts
   int64_t new_tokens = 6;

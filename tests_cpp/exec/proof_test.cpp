@@ -13,6 +13,7 @@
 namespace weft::exec::testing {
 namespace {
 
+using ::testing::AnyOf;
 using ::testing::HasSubstr;
 
 plan::ParallelConfig overlapped(int tp, int dp) {
@@ -288,14 +289,17 @@ TEST(CheckedBuildTest, EachRemovedWaitOfTheScheduleIsCaught) {
     auto options = overlapped_options();
     options.parallel = overlapped(2, 2);
     if (graphs) options.graph_buckets = {4, 8};
-    const Script script{.num_requests = 4, .new_tokens = 2, .overlap = false};
+    // Every step has rows in both micro-batches of rank 0: a wait for nobody's rows orders nothing.
+    const Script script{.num_requests = 4, .first_request = 2, .new_tokens = 2, .overlap = false};
+    std::map<int64_t, Generated> right;
     int64_t num_waits = 0;
     {
       ScriptedModel model(options);
-      generate(model, script, 2);
+      right = generate(model, script, 2);
       num_waits = device::cpu_num_waits(model.device(0));
     }
     ASSERT_GT(num_waits, 20);
+    std::vector<int64_t> missed;
     for (int64_t wait = 0; wait < num_waits; ++wait) {
       options.device_options = [wait](int rank, device::CpuOptions device_options) {
         if (rank == 0) device_options.drop_wait = wait;
@@ -304,9 +308,23 @@ TEST(CheckedBuildTest, EachRemovedWaitOfTheScheduleIsCaught) {
       try {
         ScriptedModel model(options);
         generate(model, script, 2);
-        ADD_FAILURE() << "nobody missed wait " << wait << " of " << num_waits << (graphs ? ", graphs" : ", eager");
+        missed.push_back(wait);
       } catch (const Error& error) {
-        EXPECT_THAT(error.what(), HasSubstr("order"));
+        // A stream that should have joined a capture and did not is caught before any order is looked at.
+        EXPECT_THAT(error.what(), AnyOf(HasSubstr("order"), HasSubstr("capture")));
+      }
+    }
+    // A wait may be implied by others: the stages of the other micro-batch made the communication stream wait
+    // for later work already. Then no legal order can tell that it is gone.
+    EXPECT_LE(missed.size(), 2U) << "of " << num_waits;
+    for (const int64_t wait : missed) {
+      for (uint64_t seed = 1; seed <= 5; ++seed) {
+        options.device_options = [wait, seed](int rank, device::CpuOptions device_options) {
+          if (rank == 0) device_options.drop_wait = wait;
+          device_options.random_order = seed;
+          return device_options;
+        };
+        EXPECT_EQ(run(options, script), right) << "wait " << wait << ", seed " << seed;
       }
     }
   }
