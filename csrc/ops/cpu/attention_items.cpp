@@ -48,21 +48,17 @@ std::vector<Sequence> read_sequences(const char* op, const SequenceBatch& batch,
   return sequences;
 }
 
-std::vector<AttentionItem> cut_into_items(const std::vector<Sequence>& sequences, int64_t num_heads,
-                                          int64_t heads_per_item, int64_t rows_per_item) {
-  std::vector<AttentionItem> items;
-  for (const Sequence& sequence : sequences) {
-    for (int64_t row = 0; row < sequence.num_rows; row += rows_per_item) {
-      for (int64_t head = 0; head < num_heads; head += heads_per_item) {
-        items.push_back(AttentionItem{.sequence = sequence,
-                                      .row_begin = row,
-                                      .row_end = std::min(row + rows_per_item, sequence.num_rows),
-                                      .head_begin = head,
-                                      .head_end = std::min(head + heads_per_item, num_heads)});
-      }
+void cut_into_items(const Sequence& sequence, int64_t num_heads, int64_t heads_per_item,
+                    int64_t rows_per_item, std::vector<AttentionItem>& items) {
+  for (int64_t row = 0; row < sequence.num_rows; row += rows_per_item) {
+    for (int64_t head = 0; head < num_heads; head += heads_per_item) {
+      items.push_back(AttentionItem{.sequence = sequence,
+                                    .row_begin = row,
+                                    .row_end = std::min(row + rows_per_item, sequence.num_rows),
+                                    .head_begin = head,
+                                    .head_end = std::min(head + heads_per_item, num_heads)});
     }
   }
-  return items;
 }
 
 int64_t rows_of_an_item(const std::vector<Sequence>& sequences, int64_t num_heads, int num_threads) {
@@ -72,17 +68,18 @@ int64_t rows_of_an_item(const std::vector<Sequence>& sequences, int64_t num_head
                     int64_t{64});
 }
 
-void run_items(device::ExecContext& context, std::vector<AttentionItem> items,
-               const std::function<void(const AttentionItem&, AttentionTile&)>& work) {
+void run_items(device::ExecContext& context, std::vector<AttentionItem> items, int64_t tiles_per_item,
+               const std::function<void(const AttentionItem&, std::vector<AttentionTile>&)>& work) {
   std::stable_sort(items.begin(), items.end(),
                    [](const AttentionItem& a, const AttentionItem& b) { return cost(a) > cost(b); });
   const auto num_items = static_cast<int64_t>(items.size());
   // Every thread takes the next item when it is done with one: their costs differ too much for fixed ranges.
   std::atomic<int64_t> next{0};
   context.parallel_for(std::min<int64_t>(context.num_threads(), num_items), 1, [&](int64_t, int64_t) {
-    thread_local AttentionTile tile;
+    thread_local std::vector<AttentionTile> tiles;
+    if (tiles.size() < static_cast<size_t>(tiles_per_item)) tiles.resize(static_cast<size_t>(tiles_per_item));
     for (int64_t i = next.fetch_add(1); i < num_items; i = next.fetch_add(1)) {
-      work(items[static_cast<size_t>(i)], tile);
+      work(items[static_cast<size_t>(i)], tiles);
     }
   });
 }

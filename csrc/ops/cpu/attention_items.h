@@ -59,18 +59,18 @@ struct AttentionItem {
   int64_t head_end = 0;
 };
 
-/// Cuts each sequence's `num_heads` heads and its rows, at most `heads_per_item` and `rows_per_item` at a
-/// time.
-std::vector<AttentionItem> cut_into_items(const std::vector<Sequence>& sequences, int64_t num_heads,
-                                          int64_t heads_per_item, int64_t rows_per_item);
+/// Appends the items of one sequence: at most `heads_per_item` of its `num_heads` heads and `rows_per_item`
+/// of its rows at a time.
+void cut_into_items(const Sequence& sequence, int64_t num_heads, int64_t heads_per_item,
+                    int64_t rows_per_item, std::vector<AttentionItem>& items);
 
 /// Rows (of one head) that an item should have, so that there is work for each thread, but a block of keys is
 /// used often once it has been fetched: 8 to 64.
 int64_t rows_of_an_item(const std::vector<Sequence>& sequences, int64_t num_heads, int num_threads);
 
-/// Calls work(item, tile) for each item on all threads of `context`, the costly ones first; `tile` belongs to
-/// the thread.
-void run_items(device::ExecContext& context, std::vector<AttentionItem> items,
-               const std::function<void(const AttentionItem&, AttentionTile&)>& work);
+/// Calls work(item, tiles) for each item on all threads of `context`, the costly ones first. `tiles` belong
+/// to the thread: `tiles_per_item` or more, in any state.
+void run_items(device::ExecContext& context, std::vector<AttentionItem> items, int64_t tiles_per_item,
+               const std::function<void(const AttentionItem&, std::vector<AttentionTile>&)>& work);
 
 }  // namespace weft::ops::cpu

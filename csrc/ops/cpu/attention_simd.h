@@ -54,9 +54,13 @@ WEFT_TARGET WEFT_ALWAYS_INLINE void dot_tile(const float* q, int64_t q_stride,
     }
   }
   for (int r = 0; r < kRows; ++r) {
-    float dots[kTileKeys];
-    for (int k = 0; k < kTileKeys; ++k) dots[k] = reduce_add(sum[r][k]);
-    for (int k = 0; k < num_keys; ++k) out[r * out_stride + k] = dots[k];
+    if (num_keys == kTileKeys) {
+      store_sums(out + r * out_stride, sum[r][0], sum[r][1], sum[r][2], sum[r][3]);
+      continue;
+    }
+    float sums[kTileKeys];
+    store_sums(sums, sum[r][0], sum[r][1], sum[r][2], sum[r][3]);
+    for (int k = 0; k < num_keys; ++k) out[r * out_stride + k] = sums[k];
   }
 }
 
@@ -103,15 +107,22 @@ WEFT_TARGET inline void softmax_rows(float* scores, const int32_t* counts, int64
     for (int k = kLanes; k < kKeyBlock; k += kLanes) top = max(top, load(row + k));
     const float block_maximum = reduce_max(top);
     const float new_maximum = block_maximum > maximum[r] ? block_maximum : maximum[r];
+    correction[r] = maximum[r] - new_maximum;
+    maximum[r] = new_maximum;
+  }
+  for (int64_t r = 0; r < num_rows; r += kLanes) {
+    const int n = static_cast<int>(num_rows - r < kLanes ? num_rows - r : kLanes);
+    store(correction + r, exp(load(correction + r, n)), n);
+  }
+  for (int64_t r = 0; r < num_rows; ++r) {
+    float* row = scores + r * kKeyBlock;
     F32 total = zero();
     for (int k = 0; k < kKeyBlock; k += kLanes) {
-      const F32 weight = exp(load(row + k) - set(new_maximum));
+      const F32 weight = exp(load(row + k) - set(maximum[r]));
       store(row + k, weight);
       total = total + weight;
     }
-    store(correction + r, exp(set(maximum[r]) - set(new_maximum)), 1);
     sum[r] = sum[r] * correction[r] + reduce_add(total);
-    maximum[r] = new_maximum;
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include "ops/cpu/rows.h"
 #include "ops/cpu/vec.h"
+#include "ops/cpu/vec_sums.h"
 
 #define WEFT_SIMD_FILE "ops/cpu/attention_simd.h"
 #include "ops/cpu/for_each_isa.h"

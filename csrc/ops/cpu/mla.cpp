@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <utility>
 #include <vector>
 
 #include "ops/cpu/attention_items.h"
@@ -124,15 +125,25 @@ void mla_decode(const MlaDecodeArgs& args, ExecContext& context) {
   const int64_t heads = args.q_nope.shape[1];
   const int64_t rows = rows_of_an_item(sequences, heads, context.num_threads());
   const int64_t heads_per_item = std::min(heads, rows);
-  run_items(context, cut_into_items(sequences, heads, heads_per_item, rows / heads_per_item),
-            [&](const AttentionItem& item, AttentionTile& tile) { decode(args, item, tile); });
+  std::vector<AttentionItem> items;
+  for (const Sequence& sequence : sequences) {
+    cut_into_items(sequence, heads, heads_per_item, rows / heads_per_item, items);
+  }
+  run_items(context, std::move(items), 1, [&](const AttentionItem& item, std::vector<AttentionTile>& tiles) {
+    decode(args, item, tiles[0]);
+  });
 }
 
 void mla_prefill(const MlaPrefillArgs& args, ExecContext& context) {
   const std::vector<Sequence> sequences = read_sequences("mla_prefill", args.batch, 0, args.num_prefill_seqs,
                                                          args.q_nope.shape[0], args.cache.shape[0]);
-  run_items(context, cut_into_items(sequences, args.q_nope.shape[1], 1, kPrefillRows),
-            [&](const AttentionItem& item, AttentionTile& tile) { prefill(args, item, tile); });
+  std::vector<AttentionItem> items;
+  for (const Sequence& sequence : sequences) {
+    cut_into_items(sequence, args.q_nope.shape[1], 1, kPrefillRows, items);
+  }
+  run_items(context, std::move(items), 1, [&](const AttentionItem& item, std::vector<AttentionTile>& tiles) {
+    prefill(args, item, tiles[0]);
+  });
 }
 
 }  // namespace weft::ops::cpu

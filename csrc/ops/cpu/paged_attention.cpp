@@ -1,45 +1,79 @@
 #include <algorithm>
 #include <array>
+#include <utility>
 
+#include "base/math.h"
 #include "ops/cpu/attention_items.h"
 #include "ops/cpu/kernels.h"
 
 namespace weft::ops::cpu {
 namespace {
 
+/// Up to this many query rows a head, an item is bound by memory: it then takes several heads, whose keys lie
+/// side by side. With more it is bound by arithmetic, and takes one, whose state stays in the cache.
+constexpr int64_t kMaxRowsOfSideBySideHeads = 16;
+
 // The rows of a tile are (token, query head of the group), token by token, so that limits do not fall.
-void attend(const PagedAttentionArgs& args, const AttentionItem& item, AttentionTile& tile) {
-  const Sequence& sequence = item.sequence;
+void load_queries(const PagedAttentionArgs& args, const AttentionItem& item, int64_t kv_head,
+                  AttentionTile& tile) {
   const int64_t head_dim = args.q.shape[2];
   const int64_t group = args.q.shape[1] / args.k_cache.shape[1];
-  const int64_t kv_head = item.head_begin;
   tile.reset((item.row_end - item.row_begin) * group, head_dim, head_dim);
-  int64_t row = 0;
-  for (int64_t token = item.row_begin; token < item.row_end; ++token) {
-    for (int64_t g = 0; g < group; ++g, ++row) {
-      widen_row(row_of(args.q, sequence.first_row + token, kv_head * group + g), args.q.dtype, head_dim,
-                args.scale, tile.query(row));
-      tile.limit(row) = static_cast<int32_t>(sequence.limit(token));
+  int64_t tile_row = 0;
+  for (int64_t row = item.row_begin; row < item.row_end; ++row) {
+    for (int64_t g = 0; g < group; ++g, ++tile_row) {
+      widen_row(row_of(args.q, item.sequence.first_row + row, kv_head * group + g), args.q.dtype, head_dim,
+                args.scale, tile.query(tile_row));
+      tile.limit(tile_row) = static_cast<int32_t>(item.sequence.limit(row));
     }
   }
-  const int64_t num_keys = sequence.limit(item.row_end - 1);
+}
+
+void store_rows(const PagedAttentionArgs& args, const AttentionItem& item, int64_t kv_head,
+                const AttentionTile& tile) {
+  const int64_t group = args.q.shape[1] / args.k_cache.shape[1];
+  int64_t tile_row = 0;
+  for (int64_t row = item.row_begin; row < item.row_end; ++row) {
+    for (int64_t g = 0; g < group; ++g, ++tile_row) {
+      tile.finish(tile_row, row_of(args.out, item.sequence.first_row + row, kv_head * group + g),
+                  args.out.dtype);
+    }
+  }
+}
+
+/// Where the keys and values of a block of positions lie.
+struct Block {
+  int64_t count;
+  std::array<int64_t, static_cast<size_t>(kKeyBlock)> slots;
+
+  Block(const Sequence& sequence, int64_t first, int64_t num_positions) : count(num_positions) {
+    for (int64_t k = 0; k < count; ++k) slots[static_cast<size_t>(k)] = sequence.slot(first + k);
+  }
+  void get_rows(const TensorView& cache, int64_t head, const void** rows) const {
+    for (int64_t k = 0; k < count; ++k) rows[k] = row_of(cache, slots[static_cast<size_t>(k)], head);
+  }
+};
+
+void attend(const PagedAttentionArgs& args, const AttentionItem& item, std::vector<AttentionTile>& tiles) {
+  const auto tile_of = [&](int64_t kv_head) -> AttentionTile& {
+    return tiles[static_cast<size_t>(kv_head - item.head_begin)];
+  };
+  for (int64_t head = item.head_begin; head < item.head_end; ++head) {
+    load_queries(args, item, head, tile_of(head));
+  }
+  const int64_t num_keys = item.sequence.limit(item.row_end - 1);
   std::array<const void*, static_cast<size_t>(kKeyBlock)> keys;
   std::array<const void*, static_cast<size_t>(kKeyBlock)> values;
   for (int64_t first = 0; first < num_keys; first += kKeyBlock) {
-    const int64_t count = std::min(kKeyBlock, num_keys - first);
-    for (int64_t k = 0; k < count; ++k) {
-      const int64_t slot = sequence.slot(first + k);
-      keys[static_cast<size_t>(k)] = row_of(args.k_cache, slot, kv_head);
-      values[static_cast<size_t>(k)] = row_of(args.v_cache, slot, kv_head);
-    }
-    tile.add_block(first, count, keys.data(), values.data(), args.k_cache.dtype);
-  }
-  row = 0;
-  for (int64_t token = item.row_begin; token < item.row_end; ++token) {
-    for (int64_t g = 0; g < group; ++g, ++row) {
-      tile.finish(row, row_of(args.out, sequence.first_row + token, kv_head * group + g), args.out.dtype);
+    const Block block(item.sequence, first, std::min(kKeyBlock, num_keys - first));
+    for (int64_t head = item.head_begin; head < item.head_end; ++head) {
+      block.get_rows(args.k_cache, head, keys.data());
+      block.get_rows(args.v_cache, head, values.data());
+      tile_of(head).add_block(first, block.count, keys.data(), values.data(), args.k_cache.dtype);
     }
   }
+  for (int64_t head = item.head_begin; head < item.head_end; ++head)
+    store_rows(args, item, head, tile_of(head));
 }
 
 }  // namespace
@@ -50,8 +84,18 @@ void paged_attention(const PagedAttentionArgs& args, ExecContext& context) {
   const std::vector<Sequence> sequences = read_sequences(
       "paged_attention", args.batch, 0, args.batch.max_seqs, args.q.shape[0], args.k_cache.shape[0]);
   const int64_t rows = rows_of_an_item(sequences, args.q.shape[1], context.num_threads());
-  run_items(context, cut_into_items(sequences, kv_heads, 1, std::max<int64_t>(rows / group, 1)),
-            [&](const AttentionItem& item, AttentionTile& tile) { attend(args, item, tile); });
+  // As many heads as leave an item or two for each thread.
+  const auto num_sequences = std::max<int64_t>(static_cast<int64_t>(sequences.size()), 1);
+  const int64_t parts = ceil_div(int64_t{2} * context.num_threads(), num_sequences);
+  const int64_t side_by_side = std::max<int64_t>(kv_heads / parts, 1);
+  std::vector<AttentionItem> items;
+  for (const Sequence& sequence : sequences) {
+    const bool few_rows = sequence.num_rows * group <= kMaxRowsOfSideBySideHeads;
+    cut_into_items(sequence, kv_heads, few_rows ? side_by_side : 1, std::max<int64_t>(rows / group, 1),
+                   items);
+  }
+  run_items(context, std::move(items), side_by_side,
+            [&](const AttentionItem& item, std::vector<AttentionTile>& tiles) { attend(args, item, tiles); });
 }
 
 }  // namespace weft::ops::cpu

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "base/error.h"
@@ -48,48 +49,67 @@ double mass(Candidates::const_iterator begin, Candidates::const_iterator end) {
 }
 
 /// Puts the candidates up to that at which their cumulative weight, in falling order, reaches `target` in
-/// front, and that one last of them; returns its index. Linear time: it splits, as quickselect does, and
-/// follows the half that holds the target.
+/// front, and that one last of them; returns its index, or the last one if none reaches it. Linear time: it
+/// splits, as quickselect does, and follows the half that holds the target.
 size_t select_by_mass(Candidates& candidates, double target) {
-  const auto begin = candidates.begin();
+  const auto at = [&](size_t i) { return candidates.begin() + static_cast<int64_t>(i); };
   size_t low = 0;
   size_t high = candidates.size();
   double before = 0.0;
-  // Most often a few tokens hold nearly all of the mass, so the first split is by weight.
-  constexpr float kLikely = 0x1p-10F;
-  const auto likely_end =
-      std::partition(begin, candidates.end(), [](const Candidate& c) { return c.weight >= kLikely; });
-  auto middle = static_cast<size_t>(likely_end - begin);
-  while (true) {
-    if (middle > low && middle < high) {
-      const double left = mass(begin + static_cast<int64_t>(low), begin + static_cast<int64_t>(middle));
-      if (before + left >= target) {
-        high = middle;
-      } else {
-        before += left;
-        low = middle;
-      }
+  while (high - low > 1) {
+    const size_t middle = low + (high - low) / 2;
+    std::nth_element(at(low), at(middle), at(high), stands_before);
+    const double left = mass(at(low), at(middle));
+    if (before + left >= target) {
+      high = middle;
+    } else {
+      before += left;
+      low = middle;
     }
-    if (high - low == 1) return low;
-    middle = low + (high - low) / 2;
-    std::nth_element(begin + static_cast<int64_t>(low), begin + static_cast<int64_t>(middle),
-                     begin + static_cast<int64_t>(high), stands_before);
   }
+  return low;
+}
+
+/// Appends the tokens with low <= weight < high.
+void collect(const std::vector<float>& weights, float low, float high, Candidates& candidates) {
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (weights[i] >= low && weights[i] < high) candidates.push_back({weights[i], static_cast<int32_t>(i)});
+  }
+}
+
+/// The tokens that can matter, in any order: those within 2^-10 of the largest if they settle the draw, as
+/// they mostly do, else all.
+void collect_candidates(const SamplingRow& params, double total, double random, Workspace& work) {
+  constexpr float kLikely = 0x1p-10F;
+  constexpr float kAboveAll = 2.0F;
+  work.candidates.clear();
+  collect(work.weights, kLikely, kAboveAll, work.candidates);
+  if (params.top_k > 0) {
+    if (work.candidates.size() >= static_cast<size_t>(params.top_k)) return;
+  } else if (params.top_p < 1.0F) {
+    if (mass(work.candidates.begin(), work.candidates.end()) >= static_cast<double>(params.top_p) * total)
+      return;
+  } else if (params.min_p > 0.0F) {
+    if (params.min_p >= kLikely) return;
+  } else if (mass(work.candidates.begin(), work.candidates.end()) >= random * total) {
+    return;
+  }
+  collect(work.weights, std::numeric_limits<float>::denorm_min(), kLikely, work.candidates);
 }
 
 int32_t draw(const float* logits, int64_t vocab, float maximum, const SamplingRow& params, Workspace& work) {
   work.weights.resize(static_cast<size_t>(vocab));
   double total = 0.0;
   WEFT_CALL_ISA(exp_row, logits, vocab, maximum, params.temperature, work.weights.data(), &total);
+  const double random = philox_uniform(params.seed, params.position);
+  collect_candidates(params, total, random, work);
   Candidates& candidates = work.candidates;
-  candidates.clear();
-  for (int64_t i = 0; i < vocab; ++i) {
-    const float weight = work.weights[static_cast<size_t>(i)];
-    if (weight > 0.0F) candidates.push_back({weight, static_cast<int32_t>(i)});
-  }
-  if (params.top_k > 0 && static_cast<size_t>(params.top_k) < candidates.size()) {
-    std::nth_element(candidates.begin(), candidates.begin() + params.top_k, candidates.end(), stands_before);
-    candidates.resize(static_cast<size_t>(params.top_k));
+  if (params.top_k > 0) {
+    if (static_cast<size_t>(params.top_k) < candidates.size()) {
+      std::nth_element(candidates.begin(), candidates.begin() + params.top_k, candidates.end(),
+                       stands_before);
+      candidates.resize(static_cast<size_t>(params.top_k));
+    }
     total = mass(candidates.begin(), candidates.end());
   }
   if (params.top_p < 1.0F) {
@@ -103,7 +123,7 @@ int32_t draw(const float* logits, int64_t vocab, float maximum, const SamplingRo
                      candidates.end());
     total = mass(candidates.begin(), candidates.end());
   }
-  return candidates[select_by_mass(candidates, philox_uniform(params.seed, params.position) * total)].id;
+  return candidates[select_by_mass(candidates, random * total)].id;
 }
 
 int32_t sample_row(const float* logits, int64_t vocab, const SamplingRow& params, Workspace& work) {
