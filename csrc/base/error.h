@@ -19,9 +19,9 @@ class Error : public std::runtime_error {
 #define WEFT_THROW(...) throw ::weft::Error(::fmt::format(__VA_ARGS__))
 
 /// Throws weft::Error with a fmt message unless `condition` holds. Stays on in release builds.
-#define WEFT_CHECK(condition, ...)              \
-  do {                                          \
-    if (!(condition)) [[unlikely]] {            \
-      WEFT_THROW(__VA_ARGS__);                  \
-    }                                           \
+#define WEFT_CHECK(condition, ...)   \
+  do {                               \
+    if (!(condition)) [[unlikely]] { \
+      WEFT_THROW(__VA_ARGS__);       \
+    }                                \
   } while (false)

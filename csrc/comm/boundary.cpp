@@ -7,14 +7,15 @@
 
 namespace weft::comm {
 
-using plan::Layout;
 using plan::LayerLayout;
+using plan::Layout;
 using plan::Postprocess;
 using plan::PrepareAttn;
 using plan::PrepareMlp;
 
-Boundary::Boundary(BoundaryRows rows, BoundaryBuffers buffers, BoundaryStreams streams, Communicator& attn_tp_inner,
-                   Communicator& attn_tp, Communicator& tp, int attn_dp_size, float eps)
+Boundary::Boundary(BoundaryRows rows, BoundaryBuffers buffers, BoundaryStreams streams,
+                   Communicator& attn_tp_inner, Communicator& attn_tp, Communicator& tp, int attn_dp_size,
+                   float eps)
     : rows_(std::move(rows)),
       buffers_(buffers),
       streams_(streams),
@@ -41,7 +42,8 @@ void Boundary::join_wait() const {
 void Boundary::add_norm(const TensorView& h, const TensorView& residual, const TensorView& x,
                         const TensorView& norm) {
   if (has_residual_) {
-    ops::add_rms_norm(*streams_.compute, {.out = h, .residual = residual, .x = x, .weight = norm, .eps = eps_});
+    ops::add_rms_norm(*streams_.compute,
+                      {.out = h, .residual = residual, .x = x, .weight = norm, .eps = eps_});
     return;
   }
   ops::cast(*streams_.compute, {.out = residual, .x = x});
@@ -150,7 +152,8 @@ void Boundary::finish_postprocess(const LayerLayout& layer) {
 void Boundary::final_norm(const TensorView& norm, const TensorView& out) {
   auto& b = buffers_;
   if (has_residual_) {
-    ops::add_rms_norm(*streams_.compute, {.out = out, .residual = b.residual, .x = b.x, .weight = norm, .eps = eps_});
+    ops::add_rms_norm(*streams_.compute,
+                      {.out = out, .residual = b.residual, .x = b.x, .weight = norm, .eps = eps_});
   } else {
     ops::rms_norm(*streams_.compute, {.out = out, .x = b.x, .weight = norm, .eps = eps_});
   }

@@ -10,11 +10,11 @@ namespace weft::comm {
 
 /// Rows of one micro-batch on one rank, padding included.
 struct BoundaryRows {
-  int64_t rows = 0;            // of the attention-TP group; a multiple of its size
-  int64_t slice_begin = 0;     // own rows when SCATTERED: [slice_begin, slice_begin + slice_rows)
+  int64_t rows = 0;         // of the attention-TP group; a multiple of its size
+  int64_t slice_begin = 0;  // own rows when SCATTERED: [slice_begin, slice_begin + slice_rows)
   int64_t slice_rows = 0;
-  int64_t gathered_rows = 0;   // rows of the gathered buffer; 0 if DP ranks gather nothing
-  int64_t gathered_begin = 0;  // first row of this DP rank there
+  int64_t gathered_rows = 0;       // rows of the gathered buffer; 0 if DP ranks gather nothing
+  int64_t gathered_begin = 0;      // first row of this DP rank there
   std::vector<int64_t> rank_rows;  // slice_rows of every rank; empty if DP ranks gather nothing
 };
 
@@ -37,10 +37,10 @@ struct BoundaryStreams {
 
 /// Layout changes between parts, fused with the residual add and RMSNorm where they meet (semantics 5.3).
 ///
-/// One micro-batch on one rank. Calls come in layer order; start and finish may have other micro-batches' work
-/// between them. What moves whole layers' rows (gathers, and sums over all ranks) runs on the communication
-/// stream with `attn_tp` and `tp`. Changes between SCATTERED and TP_ATTN_FULL stay on the compute stream with
-/// `attn_tp_inner`: there they never queue behind the other micro-batch's dispatch.
+/// One micro-batch on one rank. Calls come in layer order; start and finish may have other micro-batches'
+/// work between them. What moves whole layers' rows (gathers, and sums over all ranks) runs on the
+/// communication stream with `attn_tp` and `tp`. Changes between SCATTERED and TP_ATTN_FULL stay on the
+/// compute stream with `attn_tp_inner`: there they never queue behind the other micro-batch's dispatch.
 class Boundary {
  public:
   Boundary(BoundaryRows rows, BoundaryBuffers buffers, BoundaryStreams streams, Communicator& attn_tp_inner,

@@ -22,18 +22,19 @@ struct PeerBarrier {
   void* state = nullptr;
   int32_t rank = 0;
   /// Blocks the op until every rank of the group has entered, at most the group's deadline. All writes of the
-  /// ranks before are then visible. Throws Error naming the missing rank and `op`; throws at once after abort.
+  /// ranks before are then visible. Throws Error naming the missing rank and `op`; throws at once after
+  /// abort.
   void (*wait)(void* state, int32_t rank, std::string_view op, int64_t num_bytes) = nullptr;
 };
 
-/// One rank's end of a group of ranks. Every rank of the group enqueues the same calls in the same order; each
-/// call is one op on the given stream, asynchronous and capturable. Sums are taken in f32, in rank order, and
-/// rounded once, so every rank gets the same bits.
+/// One rank's end of a group of ranks. Every rank of the group enqueues the same calls in the same order;
+/// each call is one op on the given stream, asynchronous and capturable. Sums are taken in f32, in rank
+/// order, and rounded once, so every rank gets the same bits.
 ///
 /// A group has one Communicator for each stream that it is used on (channel), since calls of one Communicator
-/// are matched in order. Ranks that disagree on op, dtype or count get an Error naming both calls. A rank that
-/// does not come within the deadline, or an abort, ends the wait of all others with an Error naming the rank
-/// and the op.
+/// are matched in order. Ranks that disagree on op, dtype or count get an Error naming both calls. A rank
+/// that does not come within the deadline, or an abort, ends the wait of all others with an Error naming the
+/// rank and the op.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -50,7 +51,8 @@ class Communicator {
   /// The same with rows[r] rows for rank r; the rows sum to in's.
   virtual void reduce_scatter_v(Stream& stream, const TensorView& out, const TensorView& in,
                                 std::span<const int64_t> rows) = 0;
-  /// out [rows * size, ...] = the ranks' in [rows, ...], in rank order. in may be the rank's own slice of out.
+  /// out [rows * size, ...] = the ranks' in [rows, ...], in rank order. in may be the rank's own slice of
+  /// out.
   virtual void all_gather(Stream& stream, const TensorView& out, const TensorView& in) = 0;
   virtual void all_gather_v(Stream& stream, const TensorView& out, const TensorView& in,
                             std::span<const int64_t> rows) = 0;
@@ -59,8 +61,8 @@ class Communicator {
   virtual void broadcast(Stream& stream, const TensorView& data, int root) = 0;
   virtual void barrier(Stream& stream) = 0;
 
-  /// Host call of all ranks, in the same order: the pointers that the ranks passed, by rank. On this backend a
-  /// peer's pointer may be read and written by ops between two PeerBarrier waits.
+  /// Host call of all ranks, in the same order: the pointers that the ranks passed, by rank. On this backend
+  /// a peer's pointer may be read and written by ops between two PeerBarrier waits.
   [[nodiscard]] virtual std::vector<void*> exchange_pointers(void* mine) = 0;
   [[nodiscard]] virtual PeerBarrier peer_barrier() = 0;
 };

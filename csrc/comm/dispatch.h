@@ -38,13 +38,14 @@ struct ReceivedRows {
 /// One rank's end of expert dispatch for one micro-batch: sends a row once to each rank that has one of its
 /// experts, and brings back one sum of each.
 ///
-/// Chunk c covers the own rows [c * C, (c + 1) * C). normal packs what arrives in order of (source rank, row);
-/// low_latency gives source s the rows [s * C, (s + 1) * C). Counts stay in device memory. Every rank calls
-/// dispatch(c), then combine(c), on one stream and in the same order; buffers hold one chunk.
+/// Chunk c covers the own rows [c * C, (c + 1) * C). normal packs what arrives in order of (source rank,
+/// row); low_latency gives source s the rows [s * C, (s + 1) * C). Counts stay in device memory. Every rank
+/// calls dispatch(c), then combine(c), on one stream and in the same order; buffers hold one chunk.
 class Dispatcher {
  public:
   virtual ~Dispatcher() = default;
-  virtual ReceivedRows dispatch(Stream& stream, plan::DispatchMode mode, int64_t chunk, const SendRows& rows) = 0;
+  virtual ReceivedRows dispatch(Stream& stream, plan::DispatchMode mode, int64_t chunk,
+                                const SendRows& rows) = 0;
   /// out[row] = sum over ranks, in rank order and f32, of what their experts left for it; rows of the chunk
   /// with no expert become zeros.
   virtual void combine(Stream& stream, plan::DispatchMode mode, int64_t chunk, const SendRows& rows,
@@ -63,7 +64,7 @@ DispatchBytes dispatch_bytes(const DispatchConfig& config, int world_size);
 /// A dispatcher over memory that peers can address, synchronised by `communicator`'s PeerBarrier. Collective:
 /// every rank of the group makes its own, in the same order. `control`, `rows`: dispatch_bytes() of device
 /// memory, aligned to 64.
-std::unique_ptr<Dispatcher> make_dispatcher(const DispatchConfig& config, Communicator& communicator, void* control,
-                                            void* rows);
+std::unique_ptr<Dispatcher> make_dispatcher(const DispatchConfig& config, Communicator& communicator,
+                                            void* control, void* rows);
 
 }  // namespace weft::comm

@@ -15,14 +15,15 @@ namespace weft::exec {
 using device::TensorView;
 using model::ScratchId;
 using plan::DispatchMode;
-using plan::Layout;
 using plan::LayerLayout;
 using plan::LayerOp;
+using plan::Layout;
 using plan::StepPlan;
 
-ForwardPass::ForwardPass(const ExecConfig& config, const model::ModelConfig& model_config, const model::Model& model,
-                         const model::WeightMap& weights, const RankSizes& sizes, RankBuffers& buffers,
-                         const InputBuffers& inputs, RankComm& comm, Ledger& ledger, int rank)
+ForwardPass::ForwardPass(const ExecConfig& config, const model::ModelConfig& model_config,
+                         const model::Model& model, const model::WeightMap& weights, const RankSizes& sizes,
+                         RankBuffers& buffers, const InputBuffers& inputs, RankComm& comm, Ledger& ledger,
+                         int rank)
     : config_(config),
       model_config_(model_config),
       model_(model),
@@ -43,7 +44,8 @@ ForwardPass::ForwardPass(const ExecConfig& config, const model::ModelConfig& mod
 void ForwardPass::run(const StepPlan& plan, const Host& host) {
   dispatch_mode_ = plan.dispatch;
   std::vector<MicroBatch> batches;
-  for (size_t m = 0; m < plan.micro_batches.size(); ++m) batches.push_back(begin(plan, host, static_cast<int>(m)));
+  for (size_t m = 0; m < plan.micro_batches.size(); ++m)
+    batches.push_back(begin(plan, host, static_cast<int>(m)));
   for (auto& mb : batches) embed(mb);
   const auto stages = plan::make_stage_plan(layouts_, plan.schedule, plan.dispatch, has_shared_);
   const auto num_stages = static_cast<int>(stages.stages.size());
@@ -96,25 +98,27 @@ ForwardPass::MicroBatch ForwardPass::begin(const StepPlan& plan, const Host& hos
                                       .fork = comm_.fork[m].get(),
                                       .join = comm_.join[m].get()};
   const auto& layout = inputs_.layout().micro_batches[m];
-  const model::AttentionContext attention{.stream = comm_.compute,
-                                          .scratch = &buffers.scratch,
-                                          .x = views.h,
-                                          .out = views.x,
-                                          .positions = inputs_.i32(layout.positions, rows),
-                                          .slots = inputs_.i32(layout.slots, rows),
-                                          .cos_sin = buffers_.cos_sin,
-                                          .batch = inputs_.sequences(index, host.num_seqs[m], config_.page_size),
-                                          .kv = {},
-                                          .num_prefill_seqs = host.num_prefill_seqs[m],
-                                          .num_prefill_rows = host.num_prefill_rows[m]};
-  return {.index = index,
-          .rows = rows,
-          .expert_chunks = planned.expert_chunks,
-          .boundary = comm::Boundary(std::move(shape), views, streams, *comm_.attn_tp[0], *comm_.attn_tp[channel],
-                                     *comm_.tp[channel], parallel.attn_dp_size(), model_config_.rms_norm_eps),
-          .attention = attention,
-          .buffers = &buffers,
-          .received = {}};
+  const model::AttentionContext attention{
+      .stream = comm_.compute,
+      .scratch = &buffers.scratch,
+      .x = views.h,
+      .out = views.x,
+      .positions = inputs_.i32(layout.positions, rows),
+      .slots = inputs_.i32(layout.slots, rows),
+      .cos_sin = buffers_.cos_sin,
+      .batch = inputs_.sequences(index, host.num_seqs[m], config_.page_size),
+      .kv = {},
+      .num_prefill_seqs = host.num_prefill_seqs[m],
+      .num_prefill_rows = host.num_prefill_rows[m]};
+  return {
+      .index = index,
+      .rows = rows,
+      .expert_chunks = planned.expert_chunks,
+      .boundary = comm::Boundary(std::move(shape), views, streams, *comm_.attn_tp[0], *comm_.attn_tp[channel],
+                                 *comm_.tp[channel], parallel.attn_dp_size(), model_config_.rms_norm_eps),
+      .attention = attention,
+      .buffers = &buffers,
+      .received = {}};
 }
 
 void ForwardPass::embed(MicroBatch& mb) {
@@ -125,10 +129,9 @@ void ForwardPass::embed(MicroBatch& mb) {
   auto& stream = *comm_.compute;
   ops::resolve_token_ids(
       stream, {.out = ids, .ids = inputs_.i32(layout.ids, mb.rows), .last_tokens = buffers_.last_tokens});
-  ops::embedding(stream, {.out = x,
-                          .ids = ids,
-                          .table = weights_.view(model_.embedding),
-                          .vocab_begin = model_.vocab_begin});
+  ops::embedding(
+      stream,
+      {.out = x, .ids = ids, .table = weights_.view(model_.embedding), .vocab_begin = model_.vocab_begin});
   comm_.attn_tp[0]->all_reduce(stream, x, x);
   if (config_.poison) {
     ops::fill_padding(stream, {.x = x, .num_rows = inputs_.device_i32(layout.header) + InputLayout::kRows});
@@ -231,8 +234,8 @@ int64_t ForwardPass::dispatch_count() const {
 void ForwardPass::dispatch(MicroBatch& mb, const LayerLayout& layout, int64_t chunk) {
   ledger_.add(Collective::kDispatch, plan::Group::kTp, config_.dtype, dispatch_count());
   mb.boundary.fork();
-  mb.received = comm_.dispatchers[static_cast<size_t>(mb.index)]->dispatch(mb.boundary.comm_stream(), dispatch_mode_,
-                                                                           chunk, send_rows(mb, layout));
+  mb.received = comm_.dispatchers[static_cast<size_t>(mb.index)]->dispatch(
+      mb.boundary.comm_stream(), dispatch_mode_, chunk, send_rows(mb, layout));
   mb.boundary.join_record();
 }
 
@@ -240,14 +243,20 @@ void ForwardPass::combine(MicroBatch& mb, const LayerLayout& layout, int64_t chu
   ledger_.add(Collective::kCombine, plan::Group::kTp, config_.dtype, dispatch_count());
   mb.boundary.fork();
   comm_.dispatchers[static_cast<size_t>(mb.index)]->combine(mb.boundary.comm_stream(), dispatch_mode_, chunk,
-                                                            send_rows(mb, layout), mb.boundary.ffn_output(layout));
+                                                            send_rows(mb, layout),
+                                                            mb.boundary.ffn_output(layout));
   mb.boundary.join_record();
 }
 
 void ForwardPass::received_experts(MicroBatch& mb, const model::SparseFfn& ffn) {
   const auto& r = mb.received;
   ffn.experts(*comm_.compute, mb.buffers->scratch,
-              {.x = r.x, .ids = r.ids, .weights = r.weights, .out = r.out, .num_rows = r.num_rows, .masked = r.masked});
+              {.x = r.x,
+               .ids = r.ids,
+               .weights = r.weights,
+               .out = r.out,
+               .num_rows = r.num_rows,
+               .masked = r.masked});
 }
 
 void ForwardPass::run_experts(MicroBatch& mb, const LayerLayout& layout, const model::SparseFfn& ffn) {
@@ -272,7 +281,8 @@ void ForwardPass::run_experts(MicroBatch& mb, const LayerLayout& layout, const m
 }
 
 ops::ValidRows ForwardPass::valid_rows(const MicroBatch& mb, const LayerLayout& layout) const {
-  const auto* header = inputs_.device_i32(inputs_.layout().micro_batches[static_cast<size_t>(mb.index)].header);
+  const auto* header =
+      inputs_.device_i32(inputs_.layout().micro_batches[static_cast<size_t>(mb.index)].header);
   const auto dp = static_cast<int32_t>(sizes_.inputs.attn_dp_size);
   if (layout.mlp == Layout::kScattered) {
     return {header + InputLayout::kZero, header + InputLayout::kScatteredRows, 1};
@@ -291,12 +301,13 @@ void ForwardPass::logits_pass(const StepPlan& plan, int64_t pass) {
   const auto& layout = inputs_.layout();
 
   const auto own = buffers_.logit_hidden.rows(0, rows);
-  ops::gather_rows(stream, {.out = own,
-                            .x = buffers_.final_hidden,
-                            .indices = inputs_.i32(layout.logit_index + begin * 4, rows)});
+  ops::gather_rows(
+      stream,
+      {.out = own, .x = buffers_.final_hidden, .indices = inputs_.i32(layout.logit_index + begin * 4, rows)});
   auto hidden = own;
   int64_t own_begin = 0;
-  auto* group = parallel.enable_dp_lm_head || parallel.attn_dp_size() == 1 ? comm_.attn_tp[0].get() : comm_.tp[0].get();
+  auto* group =
+      parallel.enable_dp_lm_head || parallel.attn_dp_size() == 1 ? comm_.attn_tp[0].get() : comm_.tp[0].get();
   if (buffers_.logit_gathered.defined()) {
     int64_t total = 0;
     std::vector<int64_t> counts;
@@ -331,10 +342,9 @@ void ForwardPass::logits_pass(const StepPlan& plan, int64_t pass) {
   const auto* count = inputs_.device_i32(layout.logit_counts) + pass;
   const auto tokens = buffers_.tokens.rows(begin, rows);
   const auto targets = buffers_.targets.rows(begin, rows);
-  ops::sample(stream, {.tokens = tokens,
-                       .logits = logits,
-                       .params = inputs_.sampling_rows() + begin,
-                       .num_rows = count});
+  ops::sample(
+      stream,
+      {.tokens = tokens, .logits = logits, .params = inputs_.sampling_rows() + begin, .num_rows = count});
   ops::commit_tokens(stream, {.last_tokens = buffers_.last_tokens,
                               .targets = targets,
                               .tokens = tokens,

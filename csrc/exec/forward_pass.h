@@ -22,14 +22,15 @@ namespace weft::exec {
 struct RankComm {
   device::Stream* compute = nullptr;
   device::Stream* comm = nullptr;
-  std::array<std::unique_ptr<device::Event>, 2> fork, join;  // of each micro-batch
+  std::array<std::unique_ptr<device::Event>, 2> fork, join;        // of each micro-batch
   std::array<std::unique_ptr<LedgerCommunicator>, 2> tp, attn_tp;  // by channel
   std::array<std::unique_ptr<LedgerCommunicator>, 2> dispatch_group;
-  std::array<std::unique_ptr<comm::Dispatcher>, 2> dispatchers;  // of each micro-batch; null if not dispatched
+  std::array<std::unique_ptr<comm::Dispatcher>, 2>
+      dispatchers;  // of each micro-batch; null if not dispatched
 };
 
-/// Enqueues the stages of one step on one rank, from token ids to sampled tokens: run once for an eager step, or
-/// once inside a capture. Reads no host state of the step beyond the plan and `host`.
+/// Enqueues the stages of one step on one rank, from token ids to sampled tokens: run once for an eager step,
+/// or once inside a capture. Reads no host state of the step beyond the plan and `host`.
 class ForwardPass {
  public:
   /// What an eager step knows on the host; a captured one has no prompts and takes sizes from its bucket.

@@ -66,8 +66,8 @@ void InputBuffers::copy(device::Stream& stream, int turn, int64_t offset, int64_
               static_cast<size_t>(num_bytes));
 }
 
-void InputBuffers::upload(device::Stream& stream, int turn, const plan::StepPlan& plan, const ExecConfig& config,
-                          int rank, const ForwardInput& input) {
+void InputBuffers::upload(device::Stream& stream, int turn, const plan::StepPlan& plan,
+                          const ExecConfig& config, int rank, const ForwardInput& input) {
   char* host = static_cast<char*>(staging_[static_cast<size_t>(turn)].data());
   const auto at = [host](int64_t offset) { return reinterpret_cast<int32_t*>(host + offset); };
   const auto& parallel = config.plan.parallel;
@@ -82,11 +82,12 @@ void InputBuffers::upload(device::Stream& stream, int turn, const plan::StepPlan
     const int64_t n = in.num_tokens();
     const int64_t seqs = in.num_seqs();
     const int64_t rows = planned.rows[dp_rank];
-    WEFT_CHECK(n == planned.num_tokens[dp_rank] && n <= rows && rows <= sizes.max_tokens && seqs <= sizes.max_seqs,
-               "step {}: micro-batch {} of DP rank {} has {} tokens and {} sequences; the plan says {} tokens in {} "
-               "rows, and the buffers hold {} and {}",
-               plan.step_id, m, dp_rank, n, seqs, planned.num_tokens[dp_rank], rows, sizes.max_tokens,
-               sizes.max_seqs);
+    WEFT_CHECK(
+        n == planned.num_tokens[dp_rank] && n <= rows && rows <= sizes.max_tokens && seqs <= sizes.max_seqs,
+        "step {}: micro-batch {} of DP rank {} has {} tokens and {} sequences; the plan says {} tokens in {} "
+        "rows, and the buffers hold {} and {}",
+        plan.step_id, m, dp_rank, n, seqs, planned.num_tokens[dp_rank], rows, sizes.max_tokens,
+        sizes.max_seqs);
     const int64_t slice = rows / attn_tp;
     auto* header = at(to.header);
     header[InputLayout::kNumSeqs] = static_cast<int32_t>(seqs);
@@ -127,8 +128,8 @@ void InputBuffers::upload(device::Stream& stream, int turn, const plan::StepPlan
 
   const auto real = static_cast<int64_t>(input.logit_rows.size());
   const int64_t rows = plan.logit_rows[dp_rank];
-  WEFT_CHECK(real <= rows && rows <= sizes.max_logit_rows, "step {}: DP rank {} wants {} logit rows of {} planned",
-             plan.step_id, dp_rank, real, rows);
+  WEFT_CHECK(real <= rows && rows <= sizes.max_logit_rows,
+             "step {}: DP rank {} wants {} logit rows of {} planned", plan.step_id, dp_rank, real, rows);
   auto* params = reinterpret_cast<ops::SamplingRow*>(host + layout_.logit_params);
   for (int64_t i = 0; i < rows; ++i) {
     const LogitRow row = i < real ? input.logit_rows[static_cast<size_t>(i)] : LogitRow{};

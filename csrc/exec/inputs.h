@@ -17,7 +17,7 @@ namespace weft::exec {
 struct InputSizes {
   int64_t max_tokens = 0;
   int64_t max_seqs = 0;
-  int64_t max_pages = 0;       // of one sequence
+  int64_t max_pages = 0;  // of one sequence
   int64_t max_logit_rows = 0;
   int64_t max_logit_passes = 1;
   int64_t attn_dp_size = 1;
@@ -52,8 +52,8 @@ class InputBuffers {
   InputBuffers(device::Device& device, const InputLayout& layout, void* device_block);
 
   /// Fills staging `turn` for this rank's step and enqueues the copies.
-  void upload(device::Stream& stream, int turn, const plan::StepPlan& plan, const ExecConfig& config, int rank,
-              const ForwardInput& input);
+  void upload(device::Stream& stream, int turn, const plan::StepPlan& plan, const ExecConfig& config,
+              int rank, const ForwardInput& input);
 
   /// i32 view into the device block.
   [[nodiscard]] device::TensorView i32(int64_t offset, int64_t count) const;
@@ -61,7 +61,8 @@ class InputBuffers {
     return reinterpret_cast<const int32_t*>(static_cast<const char*>(device_) + offset);
   }
   [[nodiscard]] const ops::SamplingRow* sampling_rows() const {
-    return reinterpret_cast<const ops::SamplingRow*>(static_cast<const char*>(device_) + layout_.logit_params);
+    return reinterpret_cast<const ops::SamplingRow*>(static_cast<const char*>(device_) +
+                                                     layout_.logit_params);
   }
   [[nodiscard]] ops::SequenceBatch sequences(int micro_batch, int64_t max_seqs, int64_t page_size) const;
   [[nodiscard]] const InputLayout& layout() const { return layout_; }

@@ -28,8 +28,8 @@ class Ledger {
   int layer_ = -1;
 };
 
-/// Records each call in a Ledger and passes it on; leaves out what no rank of the group needs: a group of one,
-/// or a tensor without elements.
+/// Records each call in a Ledger and passes it on; leaves out what no rank of the group needs: a group of
+/// one, or a tensor without elements.
 class LedgerCommunicator final : public comm::Communicator {
  public:
   using Stream = comm::Stream;

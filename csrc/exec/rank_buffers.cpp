@@ -37,8 +37,7 @@ RankSizes::RankSizes(const ExecConfig& config, const model::ModelConfig& model) 
 }
 
 RankBuffers::RankBuffers(const ExecConfig& config, const model::ModelConfig& model_config,
-                         const model::Model& model, const RankSizes& sizes,
-                         const model::Allocate& allocate) {
+                         const model::Model& model, const RankSizes& sizes, const model::Allocate& allocate) {
   const int64_t hidden = model_config.hidden_size;
   const DType dtype = config.dtype;
   const auto tensor = [&](std::string_view name, DType type, std::initializer_list<int64_t> shape) {
@@ -78,8 +77,8 @@ RankBuffers::RankBuffers(const ExecConfig& config, const model::ModelConfig& mod
       mb.dispatch_rows = allocate("work/dispatch_rows", bytes.rows);
     }
   }
-  final_hidden = tensor("work/final_hidden", dtype,
-                        {static_cast<int64_t>(num_micro_batches) * sizes.rows, hidden});
+  final_hidden =
+      tensor("work/final_hidden", dtype, {static_cast<int64_t>(num_micro_batches) * sizes.rows, hidden});
   logit_hidden = tensor("work/logit_hidden", dtype, {sizes.logit_pass_rows, hidden});
   if (sizes.logit_gathered_rows > sizes.logit_pass_rows) {
     logit_gathered = tensor("work/logit_gathered", dtype, {sizes.logit_gathered_rows, hidden});

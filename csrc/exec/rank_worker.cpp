@@ -65,8 +65,9 @@ class RankWorker::Impl {
         sizes_(config_, model_config_),
         memory_(device),
         model_(model::make_model(model_config_, config_.plan.parallel, rank, weights_)),
-        buffers_(config_, model_config_, model_, sizes_,
-                 [this](std::string_view name, int64_t num_bytes) { return memory_.allocate(name, num_bytes); }),
+        buffers_(
+            config_, model_config_, model_, sizes_,
+            [this](std::string_view name, int64_t num_bytes) { return memory_.allocate(name, num_bytes); }),
         weight_memory_(memory_.allocate("weights", weights_.num_bytes())),
         inputs_(device, InputLayout(sizes_.inputs), buffers_.inputs) {
     weights_.bind(weight_memory_);
@@ -88,8 +89,8 @@ class RankWorker::Impl {
   void load(model::WeightSource& source, model::WeightCoverage& coverage) { weights_.load(source, coverage); }
 
   void enqueue(const plan::StepPlan& plan, const ForwardInput& input) {
-    WEFT_CHECK(pending_.size() < turns_.size(), "rank {}: {} steps are uncollected already; collect one first", rank_,
-               pending_.size());
+    WEFT_CHECK(pending_.size() < turns_.size(),
+               "rank {}: {} steps are uncollected already; collect one first", rank_, pending_.size());
     const size_t index = next_turn_;
     Turn& turn = turns_[index];
     if (config_.poison) poison(input);
@@ -192,17 +193,17 @@ class RankWorker::Impl {
       if (!sizes_.dispatched) continue;
       const auto& mb = buffers_.micro_batches[c];
       comm_.dispatch_group[c] = make(plan::Group::kTp, static_cast<int>(2 + c));
-      comm_.dispatchers[c] =
-          comm::make_dispatcher(sizes_.dispatch, *comm_.dispatch_group[c], mb.dispatch_control, mb.dispatch_rows);
-      if (peers.wrap_dispatcher) comm_.dispatchers[c] = peers.wrap_dispatcher(std::move(comm_.dispatchers[c]));
+      comm_.dispatchers[c] = comm::make_dispatcher(sizes_.dispatch, *comm_.dispatch_group[c],
+                                                   mb.dispatch_control, mb.dispatch_rows);
+      if (peers.wrap_dispatcher)
+        comm_.dispatchers[c] = peers.wrap_dispatcher(std::move(comm_.dispatchers[c]));
     }
   }
 
   void fill_rope_table(device::Device& device) {
     const auto table = buffers_.cos_sin;
     const auto host = device.allocate_host(table.span_bytes(), "rope_staging");
-    model::fill_rope_table(model_config_.rope,
-                           host.view(DType::kF32, {table.shape[0], table.shape[1]}));
+    model::fill_rope_table(model_config_.rope, host.view(DType::kF32, {table.shape[0], table.shape[1]}));
     compute_->copy(table.data, host.data(), table.span_bytes());
     compute_->wait_idle(config_.timeout);
   }
@@ -324,7 +325,8 @@ class RankWorker::Impl {
   GraphRunner graphs_;
 };
 
-std::vector<MemoryItem> memory_ledger(const ExecConfig& config, const model::ModelConfig& model_config, int rank) {
+std::vector<MemoryItem> memory_ledger(const ExecConfig& config, const model::ModelConfig& model_config,
+                                      int rank) {
   auto typed = model_config;
   typed.dtype = config.dtype;
   model::WeightMap weights;
@@ -345,9 +347,13 @@ RankWorker::RankWorker(int rank, ExecConfig config, const model::ModelConfig& mo
 
 RankWorker::~RankWorker() = default;
 
-void RankWorker::load(model::WeightSource& source, model::WeightCoverage& coverage) { impl_->load(source, coverage); }
+void RankWorker::load(model::WeightSource& source, model::WeightCoverage& coverage) {
+  impl_->load(source, coverage);
+}
 
-void RankWorker::enqueue(const plan::StepPlan& plan, const ForwardInput& input) { impl_->enqueue(plan, input); }
+void RankWorker::enqueue(const plan::StepPlan& plan, const ForwardInput& input) {
+  impl_->enqueue(plan, input);
+}
 
 StepDone RankWorker::collect() { return impl_->collect(); }
 

@@ -11,8 +11,8 @@
 #include "comm/dispatch.h"
 #include "device/device.h"
 #include "exec/forward.h"
-#include "model/config.h"
 #include "model/checkpoint.h"
+#include "model/config.h"
 #include "model/weight_coverage.h"
 #include "plan/step_plan.h"
 
@@ -21,14 +21,14 @@ namespace weft::exec {
 /// Sizes that every buffer follows from; resolved before a weight is read.
 struct ExecConfig {
   plan::PlanConfig plan;
-  DType dtype = DType::kF32;        // of weights, activations and the KV cache
-  int64_t max_tokens = 0;           // rows of one DP rank in one step
-  int64_t max_seqs = 0;             // sequences of one DP rank in one step; also the number of request slots
-  int64_t max_context = 0;          // tokens of one sequence
+  DType dtype = DType::kF32;  // of weights, activations and the KV cache
+  int64_t max_tokens = 0;     // rows of one DP rank in one step
+  int64_t max_seqs = 0;       // sequences of one DP rank in one step; also the number of request slots
+  int64_t max_context = 0;    // tokens of one sequence
   int64_t page_size = 1;
-  int64_t num_pages = 0;            // of one DP rank
-  int64_t max_top_logprobs = 0;     // largest num_top that a row may ask
-  bool poison = false;              // tests: NaN in padding, workspaces and unused KV before every step
+  int64_t num_pages = 0;         // of one DP rank
+  int64_t max_top_logprobs = 0;  // largest num_top that a row may ask
+  bool poison = false;           // tests: NaN in padding, workspaces and unused KV before every step
   std::chrono::milliseconds timeout{60000};  // of every wait
 };
 
@@ -42,8 +42,8 @@ std::vector<MemoryItem> memory_ledger(const ExecConfig& config, const model::Mod
 
 /// How a rank reaches its peers. Tests wrap both.
 struct RankPeers {
-  /// The Communicator of a group on a channel: 0 for the compute stream, 1 for the communication stream, 2 and 3
-  /// for the dispatchers of the two micro-batches.
+  /// The Communicator of a group on a channel: 0 for the compute stream, 1 for the communication stream, 2
+  /// and 3 for the dispatchers of the two micro-batches.
   std::function<std::unique_ptr<comm::Communicator>(plan::Group group, int channel)> communicator;
   /// If set, replaces a dispatcher by one around it.
   std::function<std::unique_ptr<comm::Dispatcher>(std::unique_ptr<comm::Dispatcher>)> wrap_dispatcher;
@@ -51,11 +51,12 @@ struct RankPeers {
 
 /// A finished step of one rank.
 struct StepDone {
-  ForwardOutput output;          // filled on attention-TP rank 0 of the DP rank, else empty
-  uint64_t trace_hash = 0;       // plan::shared_trace_hash of the collectives that the rank enqueued
+  ForwardOutput output;     // filled on attention-TP rank 0 of the DP rank, else empty
+  uint64_t trace_hash = 0;  // plan::shared_trace_hash of the collectives that the rank enqueued
 };
 
-/// One rank: its device, streams, weights, KV cache, fixed buffers and graphs. All calls from the rank's thread.
+/// One rank: its device, streams, weights, KV cache, fixed buffers and graphs. All calls from the rank's
+/// thread.
 class RankWorker {
  public:
   RankWorker(int rank, ExecConfig config, const model::ModelConfig& model, device::Device& device,

@@ -31,11 +31,13 @@ ModelShards model_shards(const plan::ParallelConfig& parallel, int rank) {
   shards.dense = parallel.dense_is_scattered() ? ShardRank{} : all;
   shards.shared = dispatched ? ShardRank{} : all;
   shards.lm_head = parallel.enable_dp_lm_head ? attention : all;
-  shards.experts = {parallel.ep_size, parallel.ep_rank(rank), parallel.moe_tp_size(), parallel.moe_tp_rank(rank)};
+  shards.experts = {parallel.ep_size, parallel.ep_rank(rank), parallel.moe_tp_size(),
+                    parallel.moe_tp_rank(rank)};
   return shards;
 }
 
-Model make_model(const ModelConfig& config, const plan::ParallelConfig& parallel, int rank, WeightMap& weights) {
+Model make_model(const ModelConfig& config, const plan::ParallelConfig& parallel, int rank,
+                 WeightMap& weights) {
   const auto shards = model_shards(parallel, rank);
   Model model;
   model.embedding =
@@ -49,7 +51,8 @@ Model make_model(const ModelConfig& config, const plan::ParallelConfig& parallel
   weights.fill(model.final_norm, {"model.norm.weight", {config.hidden_size}});
   model.lm_head_shards = shards.lm_head.size;
   model.lm_head_rows = ceil_div<int64_t>(config.vocab_size, shards.lm_head.size);
-  const bool same_shard = shards.lm_head.size == shards.embedding.size && shards.lm_head.rank == shards.embedding.rank;
+  const bool same_shard =
+      shards.lm_head.size == shards.embedding.size && shards.lm_head.rank == shards.embedding.rank;
   if (config.tie_word_embeddings && same_shard) {
     model.lm_head = model.embedding;
   } else {

@@ -4,10 +4,11 @@ namespace weft::model {
 
 std::string_view scratch_name(ScratchId id) {
   constexpr std::array<std::string_view, static_cast<size_t>(ScratchId::kCount)> kNames = {
-      "qkv",         "q_latent",   "query",          "kv_latent",       "query_absorbed", "attn_latent",
-      "attn_out",    "gate_up",    "act",            "router_logits",   "topk_ids",       "topk_weights",
-      "local_ids",   "permuted",   "expert_gate_up", "expert_act",      "expert_out",     "expert_offsets",
-      "expert_counts", "permute_position", "shared_out",
+      "qkv",         "q_latent",     "query",          "kv_latent",     "query_absorbed",
+      "attn_latent", "attn_out",     "gate_up",        "act",           "router_logits",
+      "topk_ids",    "topk_weights", "local_ids",      "permuted",      "expert_gate_up",
+      "expert_act",  "expert_out",   "expert_offsets", "expert_counts", "permute_position",
+      "shared_out",
   };
   return kNames[static_cast<size_t>(id)];
 }
@@ -22,7 +23,8 @@ device::TensorView Scratch::view(ScratchId id, DType dtype, std::initializer_lis
   const auto i = static_cast<size_t>(id);
   const auto view = device::make_view(memory_[i], dtype, shape);
   const int64_t wanted = view.numel() * static_cast<int64_t>(dtype_size(dtype));
-  WEFT_CHECK(wanted <= bytes_[i], "scratch {}: a step wants {} bytes of {} reserved; the plan passed the capacity",
+  WEFT_CHECK(wanted <= bytes_[i],
+             "scratch {}: a step wants {} bytes of {} reserved; the plan passed the capacity",
              scratch_name(id), wanted, bytes_[i]);
   return view;
 }

@@ -43,7 +43,8 @@ std::string_view scratch_name(ScratchId id);
 /// Allocates `num_bytes` under a name; a ledger passes one that only counts and returns null.
 using Allocate = std::function<void*(std::string_view name, int64_t num_bytes)>;
 
-/// First parts state the largest size they need of each id, then memory is allocated once, then views are cut.
+/// First parts state the largest size they need of each id, then memory is allocated once, then views are
+/// cut.
 class Scratch {
  public:
   void need(ScratchId id, int64_t num_bytes) {
@@ -51,7 +52,8 @@ class Scratch {
     size = std::max(size, num_bytes);
   }
   void allocate(const Allocate& allocate);
-  [[nodiscard]] device::TensorView view(ScratchId id, DType dtype, std::initializer_list<int64_t> shape) const;
+  [[nodiscard]] device::TensorView view(ScratchId id, DType dtype,
+                                        std::initializer_list<int64_t> shape) const;
 
  private:
   static constexpr auto kNumIds = static_cast<size_t>(ScratchId::kCount);

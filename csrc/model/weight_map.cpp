@@ -39,7 +39,8 @@ void WeightMap::load(WeightSource& source, WeightCoverage& coverage) const {
       const int64_t end = rows.end < 0 ? from.full_shape[0] : rows.end;
       destination.read(from.name, from.full_shape, from.slices, part.rows(from.row_begin, end - rows.begin));
     }
-    if (tensor.pad_begin >= 0) destination.zero(whole.rows(tensor.pad_begin, whole.shape[0] - tensor.pad_begin));
+    if (tensor.pad_begin >= 0)
+      destination.zero(whole.rows(tensor.pad_begin, whole.shape[0] - tensor.pad_begin));
     destination.finish();
   }
 }

@@ -18,11 +18,11 @@ struct WeightId {
 
 /// A checkpoint tensor, or a slice of one, that fills a block of rows of a rank's tensor.
 struct WeightSourceSlice {
-  std::string name = {};            // in the checkpoint
+  std::string name = {};                 // in the checkpoint
   std::vector<int64_t> full_shape = {};  // there
   std::vector<Slice> slices = {};        // this rank's part, one a dimension; missing: whole
-  int64_t group = -1;               // of a tensor [groups, rows, columns]; -1: the tensor has no groups
-  int64_t row_begin = 0;            // first row that is filled
+  int64_t group = -1;                    // of a tensor [groups, rows, columns]; -1: the tensor has no groups
+  int64_t row_begin = 0;                 // first row that is filled
 };
 
 /// Where a rank's weights stand in one device buffer, and what of the checkpoint fills them. Built from the

@@ -12,9 +12,9 @@ struct PagedAttentionArgs {
   SequenceBatch batch;
   float scale = 1.0F;
 };
-/// Causal attention over paged keys and values: prefill, decode and mixed rows alike; q_heads is a multiple of
-/// kv_heads. f32 accumulation in order of position, so a row depends on its own sequence alone. Rows outside
-/// every sequence are not written. Never reads a key beyond kv_len.
+/// Causal attention over paged keys and values: prefill, decode and mixed rows alike; q_heads is a multiple
+/// of kv_heads. f32 accumulation in order of position, so a row depends on its own sequence alone. Rows
+/// outside every sequence are not written. Never reads a key beyond kv_len.
 void paged_attention(Stream& stream, const PagedAttentionArgs& args);
 
 struct MlaDecodeArgs {

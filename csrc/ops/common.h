@@ -21,8 +21,8 @@ struct ValidRows {
 
 /// The sequences of a step, in device memory, filled before the step and fixed in place for graphs.
 ///
-/// Sequence s owns the query rows [cu_q[s], cu_q[s + 1]); its keys are the kv_len[s] first tokens of the pages
-/// page_table[s, :], query rows included: row j of s stands at position kv_len[s] - q_len + j.
+/// Sequence s owns the query rows [cu_q[s], cu_q[s + 1]); its keys are the kv_len[s] first tokens of the
+/// pages page_table[s, :], query rows included: row j of s stands at position kv_len[s] - q_len + j.
 struct SequenceBatch {
   const int32_t* cu_q = nullptr;        // [max_seqs + 1], rows
   const int32_t* kv_len = nullptr;      // [max_seqs], tokens

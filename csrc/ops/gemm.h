@@ -10,8 +10,8 @@ struct GemmArgs {
   TensorView w;     // [n, k], as checkpoints store it; dtype of a
   TensorView bias;  // [n] or undefined
 };
-/// out = a * w^T + bias, accumulated in f32. A row of out depends on its row of a alone, bit for bit, whatever
-/// m, the strides and the number of threads.
+/// out = a * w^T + bias, accumulated in f32. A row of out depends on its row of a alone, bit for bit,
+/// whatever m, the strides and the number of threads.
 void gemm(Stream& stream, const GemmArgs& args);
 
 struct BatchedGemmArgs {

@@ -39,16 +39,18 @@ void commit_tokens(Stream& stream, const CommitTokensArgs& args) {
 void fill_padding(Stream& stream, const FillPaddingArgs& args) {
   WEFT_CHECK(args.x.rank == 2, "fill_padding: x is {}, expected two dimensions", args.x.describe());
   if (args.x.numel() == 0) return;
-  stream.launch("fill_padding", cpu::fill_padding, args, {device::write(args.x), device::read(args.num_rows, 4)});
+  stream.launch("fill_padding", cpu::fill_padding, args,
+                {device::write(args.x), device::read(args.num_rows, 4)});
 }
 
 void localize_experts(Stream& stream, const LocalizeArgs& args) {
   WEFT_CHECK(args.out.dtype == DType::kI32 && args.ids.dtype == DType::kI32 && args.out.is_contiguous() &&
                  args.ids.is_contiguous() && args.out.numel() == args.ids.numel(),
-             "localize_experts: out is {}, ids is {}; expected contiguous i32 of one shape", args.out.describe(),
-             args.ids.describe());
+             "localize_experts: out is {}, ids is {}; expected contiguous i32 of one shape",
+             args.out.describe(), args.ids.describe());
   if (args.out.numel() == 0) return;
-  stream.launch("localize_experts", cpu::localize_experts, args, {device::write(args.out), device::read(args.ids)});
+  stream.launch("localize_experts", cpu::localize_experts, args,
+                {device::write(args.out), device::read(args.ids)});
 }
 
 }  // namespace weft::ops

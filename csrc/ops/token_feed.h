@@ -24,7 +24,7 @@ struct CommitTokensArgs {
 void commit_tokens(Stream& stream, const CommitTokensArgs& args);
 
 struct FillPaddingArgs {
-  TensorView x;  // [rows, columns]
+  TensorView x;                       // [rows, columns]
   const int32_t* num_rows = nullptr;  // device [1]: rows from here on are set
   uint8_t value = 0xff;               // 0xff is NaN in every float type
 };

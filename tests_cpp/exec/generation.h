@@ -36,11 +36,11 @@ struct Generated {
 
 struct Script {
   int num_requests = 6;
-  int first_request = 0;    // requests first_request, first_request + 1, ...
-  int64_t chunk = 16;       // prefill tokens of one DP rank in one step
-  bool mixed = false;       // decode rows go along with prompts
+  int first_request = 0;  // requests first_request, first_request + 1, ...
+  int64_t chunk = 16;     // prefill tokens of one DP rank in one step
+  bool mixed = false;     // decode rows go along with prompts
   int64_t new_tokens = 6;
-  bool overlap = true;      // a step is submitted while the one before it runs
+  bool overlap = true;  // a step is submitted while the one before it runs
 };
 
 /// Prompts of request i: lengths 1, 2, primes and longer ones, from a fixed seed.

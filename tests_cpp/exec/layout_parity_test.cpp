@@ -40,8 +40,8 @@ ScriptOptions options_for(const char* config, const Layout& layout) {
   options.page_size = layout.page_size;
   options.normal_chunk_rows = layout.normal_rows;
   if (layout.graphs) {
-    options.graph_buckets = layout.parallel.enable_two_batch_overlap ? std::vector<int64_t>{8, 16}
-                                                                     : std::vector<int64_t>{4, 8};
+    options.graph_buckets =
+        layout.parallel.enable_two_batch_overlap ? std::vector<int64_t>{8, 16} : std::vector<int64_t>{4, 8};
   }
   return options;
 }
@@ -88,7 +88,8 @@ std::vector<Layout> layouts() {
       {"tp4_dp2_deepep_tbo", parallel(4, 2, 4, true, true), true, true},
       {"dp4_deepep_tbo", parallel(4, 4, 4, true, true), true, true},
       {"tp4_dp2_deepep_chunks", parallel(4, 2, 4, true, true), false, true, 16, 1, 3},
-      {"tp4_dp2_deepep_tbo_sglang", parallel(4, 2, 4, true, true), true, true, 16, 1, 64, plan::TboPolicy::kSglang},
+      {"tp4_dp2_deepep_tbo_sglang", parallel(4, 2, 4, true, true), true, true, 16, 1, 64,
+       plan::TboPolicy::kSglang},
   };
   Layout dense_1{"tp4_dp2_deepep_dense1", parallel(4, 2, 4, true, true), true, true};
   dense_1.parallel.moe_dense_tp_size = 1;

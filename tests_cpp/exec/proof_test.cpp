@@ -84,7 +84,8 @@ TEST(SameBitsTest, WithNanInPaddingWorkspacesAndUnusedPages) {
       if (graphs) options.graph_buckets = {8, 16};
       const auto clean = run(options);
       options.poison = true;
-      EXPECT_EQ(run(options), clean) << (dispatched ? "dispatched" : "gathered") << (graphs ? " graphs" : " eager");
+      EXPECT_EQ(run(options), clean) << (dispatched ? "dispatched" : "gathered")
+                                     << (graphs ? " graphs" : " eager");
     }
   }
 }

@@ -21,8 +21,8 @@
 
 namespace weft::exec::testing {
 
-/// Dummy weights, but large enough that each part of the model moves the log-probabilities by far more than the
-/// tests' tolerance. f32 only.
+/// Dummy weights, but large enough that each part of the model moves the log-probabilities by far more than
+/// the tests' tolerance. f32 only.
 class LoudWeights final : public model::WeightSource {
  public:
   [[nodiscard]] bool contains(std::string_view name) const override { return inner_->contains(name); }

@@ -22,18 +22,18 @@ struct Exchange {
   int64_t x_row_bytes = 0;
   const int32_t* ids = nullptr;
   const float* weights = nullptr;
-  int32_t* send_count = nullptr;   // [world]: rows for each rank
-  int32_t* send_row = nullptr;     // [world, C]: own rows for each rank, in order
-  int32_t* send_index = nullptr;   // [C, world]: place of a row among those for a rank; -1: not sent
-  int32_t* recv_begin = nullptr;   // [world]: first received row of each source
-  const char* out = nullptr;       // the experts' sums, [capacity, hidden]
+  int32_t* send_count = nullptr;  // [world]: rows for each rank
+  int32_t* send_row = nullptr;    // [world, C]: own rows for each rank, in order
+  int32_t* send_index = nullptr;  // [C, world]: place of a row among those for a rank; -1: not sent
+  int32_t* recv_begin = nullptr;  // [world]: first received row of each source
+  const char* out = nullptr;      // the experts' sums, [capacity, hidden]
   int64_t received = 0;
 };
 
 /// Everything an op of one rank needs; trivially copyable, all pointers to device memory that lives with it.
 struct Layout {
-  Exchange* exchange = nullptr;         // own
-  Exchange* const* peers = nullptr;     // [world]
+  Exchange* exchange = nullptr;      // own
+  Exchange* const* peers = nullptr;  // [world]
   char* recv_x = nullptr;
   int32_t* recv_ids = nullptr;
   float* recv_weights = nullptr;
@@ -114,8 +114,9 @@ void dispatch_op(const DispatchArgs& a, ExecContext&) {
   for (int32_t s = 0; s < l.world; ++s) {
     const Exchange& source = *l.peers[s];
     const int64_t count = source.send_count[l.rank];
-    WEFT_CHECK(count <= a.max_rows, "dispatch: rank {} sends {} rows to rank {}, more than the capacity of {}", s,
-               count, l.rank, a.max_rows);
+    WEFT_CHECK(count <= a.max_rows,
+               "dispatch: rank {} sends {} rows to rank {}, more than the capacity of {}", s, count, l.rank,
+               a.max_rows);
     const int64_t first = a.fixed ? s * a.max_rows : total;
     l.exchange->recv_begin[s] = static_cast<int32_t>(first);
     copy_rows(a, source, count, first);
@@ -251,8 +252,9 @@ class LocalDispatcher final : public Dispatcher {
     const int64_t max_rows = fixed ? config_.low_latency_rows : config_.normal_rows;
     const int64_t num_rows = rows.x.shape[0];
     WEFT_CHECK(rows.x.dtype == config_.dtype && rows.x.shape[1] == config_.hidden &&
-                   rows.ids.is_contiguous() && rows.weights.is_contiguous() && rows.ids.shape[0] == num_rows &&
-                   rows.ids.shape[1] == config_.top_k && rows.weights.shape[0] == num_rows,
+                   rows.ids.is_contiguous() && rows.weights.is_contiguous() &&
+                   rows.ids.shape[0] == num_rows && rows.ids.shape[1] == config_.top_k &&
+                   rows.weights.shape[0] == num_rows,
                "dispatch: x {}, ids {}, weights {} do not fit hidden={} top_k={}", rows.x.describe(),
                rows.ids.describe(), rows.weights.describe(), config_.hidden, config_.top_k);
     const DispatchArgs args{.layout = layout_,
@@ -265,8 +267,8 @@ class LocalDispatcher final : public Dispatcher {
                             .max_rows = max_rows,
                             .fixed = fixed};
     stream.launch("dispatch", dispatch_op, args,
-                  {device::read(rows.x), device::read(rows.ids), device::read(rows.weights), device::write(control_),
-                   device::write(rows_)},
+                  {device::read(rows.x), device::read(rows.ids), device::read(rows.weights),
+                   device::write(control_), device::write(rows_)},
                   device::OpKind::kCollective);
     const int64_t capacity = max_rows * layout_.world;
     return {.x = device::make_view(layout_.recv_x, config_.dtype, {capacity, config_.hidden}),
@@ -279,12 +281,14 @@ class LocalDispatcher final : public Dispatcher {
 
   void combine(Stream& stream, DispatchMode mode, int64_t chunk, const SendRows& rows,
                const TensorView& out) override {
-    const int64_t max_rows = mode == DispatchMode::kLowLatency ? config_.low_latency_rows : config_.normal_rows;
+    const int64_t max_rows =
+        mode == DispatchMode::kLowLatency ? config_.low_latency_rows : config_.normal_rows;
     const int64_t num_rows = rows.x.shape[0];
     const int64_t begin = std::min(chunk * max_rows, num_rows);
     const int64_t end = std::min((chunk + 1) * max_rows, num_rows);
     const CombineArgs args{.layout = layout_, .barrier = barrier_, .out = out, .begin = begin, .end = end};
-    stream.launch("combine", combine_op, args, {device::write(control_), device::read(rows_), device::write(out.rows(begin, end - begin))},
+    stream.launch("combine", combine_op, args,
+                  {device::write(control_), device::read(rows_), device::write(out.rows(begin, end - begin))},
                   device::OpKind::kCollective);
   }
 
@@ -305,8 +309,8 @@ DispatchBytes dispatch_bytes(const DispatchConfig& config, int world_size) {
   return carve(config, world_size, nullptr, nullptr).num_bytes;
 }
 
-std::unique_ptr<Dispatcher> make_dispatcher(const DispatchConfig& config, Communicator& communicator, void* control,
-                                            void* rows) {
+std::unique_ptr<Dispatcher> make_dispatcher(const DispatchConfig& config, Communicator& communicator,
+                                            void* control, void* rows) {
   return std::make_unique<LocalDispatcher>(config, communicator, control, rows);
 }
 

@@ -7,10 +7,11 @@
 
 namespace weft::model {
 
-/// The pre-norm decoder layer that both families share, around the attention that `make_attention(prefix)` gives.
+/// The pre-norm decoder layer that both families share, around the attention that `make_attention(prefix)`
+/// gives.
 template <class MakeAttention>
-Layer make_decoder_layer(const ModelConfig& config, int64_t layer, const ModelShards& shards, WeightMap& weights,
-                         MakeAttention&& make_attention) {
+Layer make_decoder_layer(const ModelConfig& config, int64_t layer, const ModelShards& shards,
+                         WeightMap& weights, MakeAttention&& make_attention) {
   const auto prefix = "model.layers." + std::to_string(layer) + ".";
   const auto norm = [&](const std::string& name) {
     const auto id = weights.reserve(prefix + name, config.dtype, {config.hidden_size});

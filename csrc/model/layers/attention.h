@@ -60,7 +60,8 @@ class Attention {
   virtual void need(Scratch& scratch, int64_t max_rows) const = 0;
 };
 
-/// Grouped-query attention with a norm on each query and key head (Qwen3). prefix: "model.layers.3.self_attn.".
+/// Grouped-query attention with a norm on each query and key head (Qwen3). prefix:
+/// "model.layers.3.self_attn.".
 std::unique_ptr<Attention> make_gqa_attention(const ModelConfig& config, WeightMap& weights,
                                               const std::string& prefix, ShardRank shard);
 /// Multi-head latent attention (DeepSeek): latents are shared by all heads; absorbed for decode sequences.

@@ -29,7 +29,8 @@ DenseFfn::DenseFfn(const ModelConfig& config, WeightMap& weights, const std::str
   weights.fill(down_, {prefix + "down_proj.weight", {hidden, intermediate_size}, {Slice{}, own}});
 }
 
-void DenseFfn::forward(Stream& stream, const Scratch& scratch, const TensorView& x, const TensorView& out) const {
+void DenseFfn::forward(Stream& stream, const Scratch& scratch, const TensorView& x,
+                       const TensorView& out) const {
   const int64_t rows = x.shape[0];
   const auto gate_up = scratch.view(ScratchId::kGateUp, dtype_, {rows, 2 * inter_});
   const auto act = scratch.view(ScratchId::kAct, dtype_, {rows, inter_});
@@ -56,10 +57,11 @@ SparseFfn::SparseFfn(const ModelConfig& config, WeightMap& weights, const std::s
   WEFT_CHECK(moe_.num_experts % experts.ep_size == 0,
              "{}: {} experts cannot be divided over --ep-size {}; choose one that divides them", prefix,
              moe_.num_experts, experts.ep_size);
-  WEFT_CHECK(moe_.moe_intermediate_size % experts.tp_size == 0,
-             "{}: expert width {} cannot be divided over {} ranks; raise --ep-size so that --tp-size / --ep-size "
-             "divides it",
-             prefix, moe_.moe_intermediate_size, experts.tp_size);
+  WEFT_CHECK(
+      moe_.moe_intermediate_size % experts.tp_size == 0,
+      "{}: expert width {} cannot be divided over {} ranks; raise --ep-size so that --tp-size / --ep-size "
+      "divides it",
+      prefix, moe_.moe_intermediate_size, experts.tp_size);
   gate_ = weights.reserve(prefix + "gate", dtype_, {moe_.num_experts, hidden_});
   weights.fill(gate_, {prefix + "gate.weight", {moe_.num_experts, hidden_}});
   if (moe_.has_correction_bias) {
@@ -86,7 +88,8 @@ void SparseFfn::gate(Stream& stream, const Scratch& scratch, const TensorView& x
   ops::gemm(stream, {.out = logits, .a = x, .w = weights_.view(gate_), .bias = {}});
 }
 
-void SparseFfn::select(Stream& stream, const Scratch& scratch, int64_t rows, const ops::ValidRows& valid) const {
+void SparseFfn::select(Stream& stream, const Scratch& scratch, int64_t rows,
+                       const ops::ValidRows& valid) const {
   ops::route(stream, {.ids = scratch.view(ScratchId::kTopkIds, DType::kI32, {rows, top_k()}),
                       .weights = scratch.view(ScratchId::kTopkWeights, DType::kF32, {rows, top_k()}),
                       .logits = scratch.view(ScratchId::kRouterLogits, DType::kF32, {rows, moe_.num_experts}),
@@ -130,9 +133,13 @@ void SparseFfn::experts(Stream& stream, const Scratch& scratch, const ExpertRows
                             .num_rows = rows.num_rows});
   const auto* first = rows.masked ? nullptr : offsets.as<const int32_t>();
   const auto* count = rows.masked ? counts.as<const int32_t>() : nullptr;
-  ops::grouped_gemm(stream, {.out = gate_up, .a = permuted, .w = weights_.view(gate_up_), .offsets = first, .counts = count});
-  ops::silu_mul(stream, {.out = act, .gate_up = gate_up, .num_rows = rows.masked ? count : first + local_experts_});
-  ops::grouped_gemm(stream, {.out = out, .a = act, .w = weights_.view(down_), .offsets = first, .counts = count});
+  ops::grouped_gemm(
+      stream,
+      {.out = gate_up, .a = permuted, .w = weights_.view(gate_up_), .offsets = first, .counts = count});
+  ops::silu_mul(stream,
+                {.out = act, .gate_up = gate_up, .num_rows = rows.masked ? count : first + local_experts_});
+  ops::grouped_gemm(stream,
+                    {.out = out, .a = act, .w = weights_.view(down_), .offsets = first, .counts = count});
   ops::moe_unpermute(stream, {.out = rows.out,
                               .x = rows.masked ? out.reshape({local_experts_ * n, hidden_}) : out,
                               .position = position,
@@ -140,7 +147,8 @@ void SparseFfn::experts(Stream& stream, const Scratch& scratch, const ExpertRows
                               .num_rows = rows.num_rows});
 }
 
-void SparseFfn::shared(Stream& stream, const Scratch& scratch, const TensorView& x, const TensorView& out) const {
+void SparseFfn::shared(Stream& stream, const Scratch& scratch, const TensorView& x,
+                       const TensorView& out) const {
   shared_->forward(stream, scratch, x, out);
 }
 

@@ -57,9 +57,11 @@ class GqaAttention final : public Attention {
   void prepare(const AttentionContext& c) const override {
     const int64_t rows = c.x.shape[0];
     const auto qkv = qkv_view(c);
-    ops::gemm(*c.stream, {.out = qkv, .a = c.x, .w = weights_.view(qkv_), .bias = bias_view(weights_, qkv_bias_)});
+    ops::gemm(*c.stream,
+              {.out = qkv, .a = c.x, .w = weights_.view(qkv_), .bias = bias_view(weights_, qkv_bias_)});
     const auto q = query(c);
-    const auto k = qkv.columns(q_heads_ * head_dim_, kv_heads_ * head_dim_).reshape({rows, kv_heads_, head_dim_});
+    const auto k =
+        qkv.columns(q_heads_ * head_dim_, kv_heads_ * head_dim_).reshape({rows, kv_heads_, head_dim_});
     const auto v = qkv.columns((q_heads_ + kv_heads_) * head_dim_, kv_heads_ * head_dim_);
     ops::rms_norm(*c.stream, {.out = q, .x = q, .weight = weights_.view(q_norm_), .eps = eps_});
     ops::rms_norm(*c.stream, {.out = k, .x = k, .weight = weights_.view(k_norm_), .eps = eps_});
@@ -76,12 +78,9 @@ class GqaAttention final : public Attention {
   void core(const AttentionContext& c) const override {
     const int64_t rows = c.x.shape[0];
     const auto out = c.scratch->view(ScratchId::kAttnOut, dtype_, {rows, q_heads_, head_dim_});
-    ops::paged_attention(*c.stream, {.out = out,
-                                     .q = query(c),
-                                     .k_cache = c.kv.k,
-                                     .v_cache = c.kv.v,
-                                     .batch = c.batch,
-                                     .scale = scale_});
+    ops::paged_attention(
+        *c.stream,
+        {.out = out, .q = query(c), .k_cache = c.kv.k, .v_cache = c.kv.v, .batch = c.batch, .scale = scale_});
     ops::gemm(*c.stream, {.out = c.out,
                           .a = out.reshape({rows, q_heads_ * head_dim_}),
                           .w = weights_.view(o_),
@@ -112,14 +111,16 @@ std::unique_ptr<Attention> make_gqa_attention(const ModelConfig& config, WeightM
 }
 
 int64_t kv_heads_of_rank(const ModelConfig& config, int attn_tp_size) {
-  WEFT_CHECK(config.num_attention_heads % attn_tp_size == 0,
-             "attention: {} heads cannot be divided over {} ranks; choose --tp-size / --dp-size so that they can",
-             config.num_attention_heads, attn_tp_size);
+  WEFT_CHECK(
+      config.num_attention_heads % attn_tp_size == 0,
+      "attention: {} heads cannot be divided over {} ranks; choose --tp-size / --dp-size so that they can",
+      config.num_attention_heads, attn_tp_size);
   const int64_t heads = config.num_key_value_heads;
-  WEFT_CHECK(heads % attn_tp_size == 0 || attn_tp_size % heads == 0,
-             "attention: {} key/value heads and {} ranks do not divide; choose --tp-size / --dp-size so that one "
-             "is a multiple of the other",
-             heads, attn_tp_size);
+  WEFT_CHECK(
+      heads % attn_tp_size == 0 || attn_tp_size % heads == 0,
+      "attention: {} key/value heads and {} ranks do not divide; choose --tp-size / --dp-size so that one "
+      "is a multiple of the other",
+      heads, attn_tp_size);
   return heads >= attn_tp_size ? heads / attn_tp_size : 1;
 }
 

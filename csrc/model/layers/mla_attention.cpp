@@ -19,9 +19,10 @@ class MlaAttention final : public Attention {
         eps_(config.latent_norm_eps),
         interleaved_(config.rope.interleaved),
         dtype_(config.dtype) {
-    WEFT_CHECK(config.num_attention_heads % shard.size == 0,
-               "attention: {} heads cannot be divided over {} ranks; choose --tp-size / --dp-size so that they can",
-               config.num_attention_heads, shard.size);
+    WEFT_CHECK(
+        config.num_attention_heads % shard.size == 0,
+        "attention: {} heads cannot be divided over {} ranks; choose --tp-size / --dp-size so that they can",
+        config.num_attention_heads, shard.size);
     const int64_t hidden = config.hidden_size;
     const int64_t all_heads = config.num_attention_heads;
     const int64_t qk = mla_.qk_nope_head_dim + mla_.qk_rope_head_dim;
@@ -46,7 +47,8 @@ class MlaAttention final : public Attention {
     kv_norm_ = weights.reserve(prefix + "kv_a_layernorm", dtype_, {mla_.kv_lora_rank});
     weights.fill(kv_norm_, {prefix + "kv_a_layernorm.weight", {mla_.kv_lora_rank}});
     kv_b_ = weights.reserve(prefix + "kv_b_proj", dtype_, {heads_ * kv, mla_.kv_lora_rank});
-    weights.fill(kv_b_, {prefix + "kv_b_proj.weight", {all_heads * kv, mla_.kv_lora_rank}, {heads_slice(kv)}});
+    weights.fill(kv_b_,
+                 {prefix + "kv_b_proj.weight", {all_heads * kv, mla_.kv_lora_rank}, {heads_slice(kv)}});
     o_ = weights.reserve(prefix + "o_proj", dtype_, {hidden, heads_ * mla_.v_head_dim});
     weights.fill(o_, {prefix + "o_proj.weight",
                       {hidden, all_heads * mla_.v_head_dim},
@@ -79,14 +81,17 @@ class MlaAttention final : public Attention {
       q_input = c.scratch->view(ScratchId::kQLatent, dtype_, {rows, mla_.q_lora_rank});
       ops::gemm(*c.stream,
                 {.out = q_input, .a = c.x, .w = weights_.view(q_a_), .bias = bias_view(weights_, q_a_bias_)});
-      ops::rms_norm(*c.stream,
-                    {.out = q_input, .x = q_input, .weight = weights_.view(q_norm_), .eps = eps_});
+      ops::rms_norm(*c.stream, {.out = q_input, .x = q_input, .weight = weights_.view(q_norm_), .eps = eps_});
     }
     const auto q = query(c);
-    ops::gemm(*c.stream, {.out = q.reshape({rows, heads_ * q.shape[2]}), .a = q_input, .w = weights_.view(q_b_), .bias = {}});
+    ops::gemm(
+        *c.stream,
+        {.out = q.reshape({rows, heads_ * q.shape[2]}), .a = q_input, .w = weights_.view(q_b_), .bias = {}});
 
-    const auto kv = c.scratch->view(ScratchId::kKvLatent, dtype_, {rows, mla_.kv_lora_rank + mla_.qk_rope_head_dim});
-    ops::gemm(*c.stream, {.out = kv, .a = c.x, .w = weights_.view(kv_a_), .bias = bias_view(weights_, kv_a_bias_)});
+    const auto kv =
+        c.scratch->view(ScratchId::kKvLatent, dtype_, {rows, mla_.kv_lora_rank + mla_.qk_rope_head_dim});
+    ops::gemm(*c.stream,
+              {.out = kv, .a = c.x, .w = weights_.view(kv_a_), .bias = bias_view(weights_, kv_a_bias_)});
     const auto latent = kv.columns(0, mla_.kv_lora_rank);
     ops::rms_norm(*c.stream, {.out = latent, .x = latent, .weight = weights_.view(kv_norm_), .eps = eps_});
     const auto k_rope =
@@ -109,7 +114,8 @@ class MlaAttention final : public Attention {
         weights_.view(kv_b_).reshape({heads_, mla_.qk_nope_head_dim + mla_.v_head_dim, mla_.kv_lora_rank});
     // Prompts stand first; the decode tail, and all of a decode batch, runs in absorbed form.
     if (c.num_prefill_seqs < c.batch.max_seqs) {
-      const auto absorbed = c.scratch->view(ScratchId::kQueryAbsorbed, dtype_, {rows, heads_, mla_.kv_lora_rank});
+      const auto absorbed =
+          c.scratch->view(ScratchId::kQueryAbsorbed, dtype_, {rows, heads_, mla_.kv_lora_rank});
       const auto latent = c.scratch->view(ScratchId::kAttnLatent, dtype_, {rows, heads_, mla_.kv_lora_rank});
       auto w_uk = kv_b;  // [heads, kv_lora_rank, nope]: the transposed reading of W_UK
       w_uk.shape = {heads_, mla_.kv_lora_rank, mla_.qk_nope_head_dim, 0};
@@ -120,7 +126,8 @@ class MlaAttention final : public Attention {
       w_uv.shape = {heads_, mla_.v_head_dim, mla_.kv_lora_rank, 0};
       const int64_t first = c.num_prefill_rows;
       const int64_t count = rows - first;
-      ops::batched_gemm(*c.stream, {.out = absorbed.rows(first, count), .a = q_nope.rows(first, count), .w = w_uk});
+      ops::batched_gemm(*c.stream,
+                        {.out = absorbed.rows(first, count), .a = q_nope.rows(first, count), .w = w_uk});
       ops::mla_decode(*c.stream, {.out = latent,
                                   .q_nope = absorbed,
                                   .q_rope = q_rope,
@@ -128,7 +135,8 @@ class MlaAttention final : public Attention {
                                   .batch = c.batch,
                                   .first_seq = c.num_prefill_seqs,
                                   .scale = scale_});
-      ops::batched_gemm(*c.stream, {.out = out.rows(first, count), .a = latent.rows(first, count), .w = w_uv});
+      ops::batched_gemm(*c.stream,
+                        {.out = out.rows(first, count), .a = latent.rows(first, count), .w = w_uv});
     }
     if (c.num_prefill_seqs > 0) {
       ops::mla_prefill(*c.stream, {.out = out,

@@ -1,6 +1,6 @@
-#include <cstring>
-
 #include "ops/cpu/token_feed.h"
+
+#include <cstring>
 
 #include "base/error.h"
 
@@ -12,8 +12,8 @@ void resolve_token_ids(const ResolveIdsArgs& args, device::ExecContext&) {
   auto* out = args.out.as<int32_t>();
   for (int64_t r = 0; r < args.out.shape[0]; ++r) {
     const int32_t id = ids[r];
-    WEFT_CHECK(id >= 0 || -(id + 1) < args.last_tokens.shape[0], "resolve_token_ids: row {} names slot {} of {}", r,
-               -(id + 1), args.last_tokens.shape[0]);
+    WEFT_CHECK(id >= 0 || -(id + 1) < args.last_tokens.shape[0],
+               "resolve_token_ids: row {} names slot {} of {}", r, -(id + 1), args.last_tokens.shape[0]);
     out[r] = id >= 0 ? id : last[-(id + 1)];
   }
 }
