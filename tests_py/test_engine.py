@@ -8,6 +8,7 @@ import time
 import pytest
 
 from weft import Engine, WeftError
+from weft.engine import CompiledCore
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -38,6 +39,22 @@ def start(model, **flags):
 
 DP = {"enable_dp_attention": True}
 DEEPEP = {"moe_a2a_backend": "deepep"}
+TBO = {"enable_two_batch_overlap": True}
+MIXED = {"enable_mixed_chunk": True}
+
+
+def check_paths(engine, flags):
+    """The counters of every rank say that the flags' paths ran."""
+    ranks = engine.stats()["ranks"]
+    assert len(ranks) == flags.get("tp", 1)
+    for rank in ranks:
+        assert rank["steps"]["DECODE"] > 0
+        assert (rank["tbo_steps"] > 0) == ("enable_two_batch_overlap" in flags)
+        assert (rank["graph_replays"] > 0) == ("disable_cuda_graph" not in flags)
+        dispatched = set(rank["dispatch_steps"])
+        assert dispatched == ({"normal", "low_latency"} if "moe_a2a_backend" in flags else {"none"})
+    if "enable_mixed_chunk" in flags:
+        assert any(rank["steps"].get("MIXED") for rank in ranks)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -55,6 +72,7 @@ def test_every_family_says_what_transformers_says(tiny, family, flags):
     model = tiny(family)
     with start(model, **flags) as engine:
         check_parity(engine, model, make_prompts(LENGTHS, VOCAB_SIZE))
+        check_paths(engine, flags)
 
 
 @pytest.mark.parametrize("family", ["deepseek_v3", "qwen3_moe"])
@@ -73,6 +91,63 @@ def test_every_layout_says_what_transformers_says(tiny, family, flags):
     model = tiny(family)
     with start(model, **flags) as engine:
         check_parity(engine, model, make_prompts(LENGTHS, VOCAB_SIZE))
+        check_paths(engine, flags)
+
+
+def test_mixed_chunk_changes_no_greedy_output(tiny):
+    """Eight long and short prompts, twenty times."""
+    model, params = tiny("deepseek_v3"), {"temperature": 0, "max_new_tokens": 16, "ignore_eos": True}
+    flags = {"tp": 2, "dp": 2, **DP, "chunked_prefill_size": 32}
+    with start(model, **flags) as plain, start(model, **flags, **MIXED) as mixed:
+        for seed in range(20):
+            prompts = make_prompts((1, 90, 2, 61, 5, 120, 13, 40), VOCAB_SIZE, seed)
+            expected, got = (engine.generate(input_ids=prompts, sampling_params=params) for engine in (plain, mixed))
+            assert [it["output_ids"] for it in got] == [it["output_ids"] for it in expected], f"seed {seed}"
+        assert all(rank["steps"]["MIXED"] > 0 for rank in mixed.stats()["ranks"])
+        assert all("MIXED" not in rank["steps"] for rank in plain.stats()["ranks"])
+
+
+def test_mixed_steps_and_ranks_in_unlike_modes_overlap(tiny):
+    model = tiny("deepseek_v3")
+    flags = {"tp": 4, "dp": 2, **DP, **DEEPEP, **TBO, **MIXED, "chunked_prefill_size": 32}
+    with start(model, **flags) as engine:
+        check_parity(engine, model, make_prompts((60, 4, 50, 3, 90, 5), VOCAB_SIZE), max_new_tokens=12)
+        ranks = engine.stats()["ranks"]
+    assert all(rank["tbo_steps_by_mode"]["MIXED"] > 0 for rank in ranks)
+    assert all(rank["tbo_unlike_mode_steps"] > 0 for rank in ranks)
+
+
+def bits(engine, prompts):
+    """All numbers of all answers, for comparing to the last bit."""
+    outputs = engine.generate(
+        input_ids=prompts,
+        sampling_params={"temperature": 0, "max_new_tokens": 10, "ignore_eos": True},
+        return_logprob=True,
+        logprob_start_len=0,
+        top_logprobs_num=3,
+    )
+    keys = ("input_token_logprobs", "output_token_logprobs", "input_top_logprobs", "output_top_logprobs")
+    return [[it["output_ids"], *(it["meta_info"][key] for key in keys)] for it in outputs]
+
+
+@pytest.mark.parametrize("family", ["deepseek_v3", "qwen3_moe"])
+def test_repeats_graphs_padding_and_poison_change_no_bit(tiny, family):
+    model, prompts = tiny(family), make_prompts(LENGTHS, VOCAB_SIZE)
+    flags = {"tp": 2, "dp": 2, **DP, **DEEPEP, **MIXED, "chunked_prefill_size": 32}
+    with start(model, **flags) as engine:
+        expected = bits(engine, prompts)
+        assert bits(engine, prompts) == expected, "repeated"
+        assert engine.stats()["ranks"][0]["graph_replays"] > 0
+    for change in (
+        {"disable_cuda_graph": True},
+        {"cuda_graph_bs": [8]},
+        {"disable_cuda_graph_padding": True},
+        {"disable_overlap_schedule": True},
+        {"core_factory": lambda config: CompiledCore(config, poison=True)},
+    ):
+        with start(model, **flags, **change) as engine:
+            assert bits(engine, prompts) == expected, str(change)
+            assert (engine.stats()["ranks"][0]["graph_replays"] == 0) == ("disable_cuda_graph" in change)
 
 
 def test_outputs_do_not_depend_on_the_batch(tiny):

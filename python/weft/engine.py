@@ -292,9 +292,12 @@ class Engine:
 
 
 class CompiledCore:
-    """The runtime in C++, behind the scheduler's types."""
+    """The runtime in C++, behind the scheduler's types.
 
-    def __init__(self, config: EngineConfig) -> None:
+    With `poison` all that must not matter (padding, workspaces, unused KV) is NaN before each step, for tests.
+    """
+
+    def __init__(self, config: EngineConfig, *, poison: bool = False) -> None:
         args, sizes = config.args, config.scheduler
         runtime_config = _weft.RuntimeConfig(
             model_path=str(config.model.path),
@@ -320,6 +323,7 @@ class CompiledCore:
             page_size=sizes.page_size,
             max_total_tokens=config.max_total_tokens,
             max_top_logprobs=MAX_TOP_LOGPROBS,
+            poison=poison,
             seed=config.random_seed,
         )
         _log.info("memory of each rank:\n%s", ledger_table(_weft.memory_ledger(runtime_config)))
