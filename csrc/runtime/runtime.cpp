@@ -43,8 +43,7 @@ struct Ranks {
     device::CpuOptions options{.name = fmt::format("cpu:{}", rank),
                                .num_threads = cores_of_rank(num_cores, config.plan.parallel.tp_size, rank)};
     if (hooks.device_options) hooks.device_options(rank, options);
-    auto device = device::make_cpu_device(options);
-    return hooks.wrap_device ? hooks.wrap_device(rank, std::move(device)) : std::move(device);
+    return device::make_cpu_device(options);
   }
 
   [[nodiscard]] std::unique_ptr<comm::Communicator> make_communicator(int rank, plan::Group group,

@@ -26,7 +26,6 @@ struct RuntimeHooks {
   std::optional<model::ModelConfig> model;       // instead of model_path's config.json
   std::shared_ptr<model::WeightSource> weights;  // instead of what load_format says
   std::function<void(int rank, device::CpuOptions& options)> device_options;
-  std::function<std::unique_ptr<device::Device>(int rank, std::unique_ptr<device::Device>)> wrap_device;
   std::function<std::unique_ptr<comm::Communicator>(int rank, plan::Group group, int channel,
                                                     std::unique_ptr<comm::Communicator>)>
       wrap_communicator;

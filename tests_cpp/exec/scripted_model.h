@@ -152,6 +152,8 @@ class ScriptedModel {
     ForwardOutput collect() override { return worker_->collect().output; }
     void drain() noexcept override { worker_->drain(); }
     [[nodiscard]] RankCounters counters() const override { return worker_->counters(); }
+    void start_trace() override { device_->start_trace(); }
+    [[nodiscard]] std::vector<device::OpSpan> take_trace() override { return device_->take_trace(); }
 
    private:
     int rank_ = 0;
