@@ -12,7 +12,6 @@
 
 namespace weft::exec {
 
-using device::TensorView;
 using model::ScratchId;
 using plan::DispatchMode;
 using plan::LayerLayout;

@@ -7,7 +7,6 @@
 namespace weft::exec {
 
 using device::make_view;
-using device::TensorView;
 
 RankSizes::RankSizes(const ExecConfig& config, const model::ModelConfig& model) {
   const auto& parallel = config.plan.parallel;

@@ -172,7 +172,7 @@ RankThreads::~RankThreads() {
   }
 }
 
-void RankThreads::push(std::shared_ptr<Step> step) {
+void RankThreads::push(const std::shared_ptr<Step>& step) {
   {
     const std::lock_guard lock(shared_->mutex);
     for (auto& queue : shared_->queues) queue.push_back(step);

@@ -52,7 +52,7 @@ class RankThreads {
   RankThreads& operator=(const RankThreads&) = delete;
 
   /// Hands a step to every rank.
-  void push(std::shared_ptr<Step> step);
+  void push(const std::shared_ptr<Step>& step);
   /// Blocks until every rank has collected `step`. Throws Error naming the rank that failed, or the ranks
   /// that did not come in time.
   void wait(const Step& step);
