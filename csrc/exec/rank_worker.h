@@ -73,7 +73,7 @@ class RankWorker {
   /// trace and the collectives that ran, or a timeout; names rank and op.
   StepDone collect();
 
-  /// Returns when nothing runs any more, whether it succeeded or not.
+  /// Returns when nothing runs any more, whether it succeeded or not. The last call.
   void drain() noexcept;
   /// What was enqueued so far.
   [[nodiscard]] RankCounters counters() const;
