@@ -25,7 +25,11 @@ def test_stats_are_a_row_a_counter_and_leave_out_what_never_happened():
 
 def test_ranks_with_the_same_memory_share_a_column():
     mib = 1 << 20
-    ledger = [(rank, name, mib * size) for rank in range(3) for name, size in (("weights", 2 + (rank == 2)), ("kv", 4))]
+
+    def sizes_of(rank):
+        return (("weights/a", 1), ("weights/b", 1 + (rank == 2)), ("kv", 4))
+
+    ledger = [(rank, name, mib * size) for rank in range(3) for name, size in sizes_of(rank)]
     assert [line.split() for line in ledger_table(ledger).splitlines()[2:]] == [
         ["weights", "2.0", "3.0"],
         ["kv", "4.0", "4.0"],

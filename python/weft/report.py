@@ -38,13 +38,16 @@ def stats_table(stats: Mapping[str, object]) -> str:
 
 
 def ledger_table(ledger: Sequence[tuple[int, str, int]]) -> str:
-    """What each rank allocates, in MiB; ranks that allocate the same share a column."""
-    ranks = sorted({rank for rank, _, _ in ledger})
-    names = list(dict.fromkeys(name for _, name, _ in ledger))
+    """What each rank allocates, in MiB, by kind (the name up to a slash); ranks that allocate the same share a column."""
+    sums: dict[int, dict[str, int]] = {}
+    for rank, name, size in ledger:
+        kinds = sums.setdefault(rank, {})
+        kind = name.split("/", 1)[0]
+        kinds[kind] = kinds.get(kind, 0) + size
+    names = list(dict.fromkeys(kind for kinds in sums.values() for kind in kinds))
     columns: dict[tuple[int, ...], list[int]] = {}
-    for rank in ranks:
-        sizes = {name: size for owner, name, size in ledger if owner == rank}
-        columns.setdefault(tuple(sizes.get(name, 0) for name in names), []).append(rank)
+    for rank, kinds in sorted(sums.items()):
+        columns.setdefault(tuple(kinds.get(name, 0) for name in names), []).append(rank)
     header = ["MiB", *(f"rank{'s' if len(same) > 1 else ''} {','.join(map(str, same))}" for same in columns.values())]
     rows = [[name, *(f"{sizes[i] / 2**20:,.1f}" for sizes in columns)] for i, name in enumerate(names)]
     rows.append(["all", *(f"{sum(sizes) / 2**20:,.1f}" for sizes in columns)])
