@@ -38,7 +38,7 @@ def stats_table(stats: Mapping[str, object]) -> str:
 
 
 def ledger_table(ledger: Sequence[tuple[int, str, int]]) -> str:
-    """What each rank allocates, in MiB, by kind (the name up to a slash); ranks that allocate the same share a column."""
+    """What each rank allocates, in MiB, by kind (the name up to a slash); ranks that are alike share a column."""
     sums: dict[int, dict[str, int]] = {}
     for rank, name, size in ledger:
         kinds = sums.setdefault(rank, {})
