@@ -19,8 +19,9 @@ struct BatchedGemmArgs {
   TensorView a;    // [m, batch, k], may be strided
   TensorView w;    // [batch, n, k], any strides: [batch, k, n] memory is passed with stride (.., 1, n)
 };
-/// out[:, b] = a[:, b] * w[b]^T for each b: MLA's per-head projections. Same rule of rows as gemm for one layout
-/// of w; layouts dense in k and dense in n are fast, and sum in orders of their own. Other strides are copied.
+/// out[:, b] = a[:, b] * w[b]^T for each b: MLA's per-head projections. Same rule of rows as gemm for one
+/// layout of w; layouts dense in k and dense in n are fast, and sum in orders of their own. Other strides are
+/// copied.
 void batched_gemm(Stream& stream, const BatchedGemmArgs& args);
 
 struct GroupedGemmArgs {
@@ -32,8 +33,8 @@ struct GroupedGemmArgs {
   /// masked: device i32 [groups], group g has counts[g] valid rows. Exactly one of the two is given.
   const int32_t* counts = nullptr;
 };
-/// out rows of group g = a rows of g * w[g]^T; other rows are not touched. Same rule of rows as gemm, and the same
-/// bits. Throws (when run) if offsets or counts do not fit `a`.
+/// out rows of group g = a rows of g * w[g]^T; other rows are not touched. Same rule of rows as gemm, and the
+/// same bits. Throws (when run) if offsets or counts do not fit `a`.
 void grouped_gemm(Stream& stream, const GroupedGemmArgs& args);
 
 }  // namespace weft::ops
