@@ -160,7 +160,11 @@ RankThreads::RankThreads(const RankThreadsConfig& config, WorkerFactory make_wor
     failure = shared_->failure;
   }
   if (failure.empty()) return;
-  close();
+  try {
+    close();
+  } catch (const Error& e) {
+    WEFT_THROW("{}; {}", failure, e.what());
+  }
   throw Error(failure);
 }
 
