@@ -2,6 +2,11 @@
 
 #include "ops/common.h"
 
+/// Attention of a batch's query rows over its pages. Tensors are f32, bf16 or f16, each on its own (only
+/// k_cache and v_cache must agree); rows are dense, outer strides are free; sums are f32. Rows outside every
+/// sequence are not written, and nothing is read beyond a sequence's kv_len. No sequence, or none with query
+/// rows: nothing happens. Throws when run if the batch contradicts itself or the tensors, naming the
+/// sequence.
 namespace weft::ops {
 
 struct PagedAttentionArgs {
@@ -13,8 +18,8 @@ struct PagedAttentionArgs {
   float scale = 1.0F;
 };
 /// Causal attention over paged keys and values: prefill, decode and mixed rows alike; q_heads is a multiple
-/// of kv_heads. f32 accumulation in order of position, so a row depends on its own sequence alone. Rows
-/// outside every sequence are not written. Never reads a key beyond kv_len.
+/// of kv_heads. A row has the same bits in every batch, page size and chunking of its sequence, decode
+/// included.
 void paged_attention(Stream& stream, const PagedAttentionArgs& args);
 
 struct MlaDecodeArgs {
@@ -26,7 +31,8 @@ struct MlaDecodeArgs {
   int32_t first_seq = 0;  // sequences [first_seq, num_seqs) are computed; q rows are the whole batch's
   float scale = 1.0F;
 };
-/// Multi-head latent attention in absorbed form, for sequences with few query rows.
+/// Multi-head latent attention in absorbed form, for sequences with few query rows: `out` times W_UV is
+/// what mla_prefill gives, but for rounding. A row has the same bits in every batch and page size.
 void mla_decode(Stream& stream, const MlaDecodeArgs& args);
 
 struct MlaPrefillArgs {
@@ -39,8 +45,9 @@ struct MlaPrefillArgs {
   int32_t num_prefill_seqs = 0;  // sequences [0, min(num_prefill_seqs, num_seqs)) are computed
   float scale = 1.0F;
 };
-/// Multi-head latent attention with keys and values expanded from the latents, for prompts and chunks with a
-/// prefix in the cache.
+/// Multi-head latent attention with keys and values expanded from the latents (in f32, never rounded), for
+/// prompts and chunks with a prefix in the cache. A row has the same bits in every batch, page size and
+/// chunking.
 void mla_prefill(Stream& stream, const MlaPrefillArgs& args);
 
 }  // namespace weft::ops

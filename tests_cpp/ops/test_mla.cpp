@@ -200,26 +200,17 @@ const std::vector<Case>& cases() {
   return all;
 }
 
-TEST(MlaPrefillTest, MatchesTheReferenceWithEveryInstructionSet) {
-  for (const ops::cpu::Isa isa : available_isas()) {
-    const ops::cpu::IsaOverride use(isa);
-    for (size_t i = 0; i < cases().size(); ++i) {
+TEST(MlaTest, BothFormsMatchTheReferenceWithEveryInstructionSet) {
+  for (size_t i = 0; i < cases().size(); ++i) {
+    const auto count = static_cast<int64_t>(cases()[i].sequences.size());
+    const std::vector<double> values = Mla(cases()[i]).expected_values(0, count);
+    const std::vector<double> latents = Mla(cases()[i]).expected_latents(0, count);
+    for (const ops::cpu::Isa isa : available_isas()) {
+      const ops::cpu::IsaOverride use(isa);
       Mla mla(cases()[i]);
-      const auto count = static_cast<int64_t>(cases()[i].sequences.size());
-      EXPECT_TRUE(near(mla.prefill(2).out(), mla.expected_values(0, count), 0.0, 1e-5))
-          << "case " << i << ", " << ops::cpu::isa_name(isa);
-    }
-  }
-}
-
-TEST(MlaDecodeTest, MatchesTheReferenceWithEveryInstructionSet) {
-  for (const ops::cpu::Isa isa : available_isas()) {
-    const ops::cpu::IsaOverride use(isa);
-    for (size_t i = 0; i < cases().size(); ++i) {
-      Mla mla(cases()[i]);
-      const auto count = static_cast<int64_t>(cases()[i].sequences.size());
-      EXPECT_TRUE(near(mla.decode(2).latent(), mla.expected_latents(0, count), 0.0, 1e-5))
-          << "case " << i << ", " << ops::cpu::isa_name(isa);
+      mla.prefill(2).decode(2);
+      EXPECT_TRUE(near(mla.out(), values, 0.0, 1e-5)) << "case " << i << ", " << ops::cpu::isa_name(isa);
+      EXPECT_TRUE(near(mla.latent(), latents, 0.0, 1e-5)) << "case " << i << ", " << ops::cpu::isa_name(isa);
     }
   }
 }
