@@ -287,8 +287,12 @@ class RankWorker::Impl {
     if (plan.tbo) {
       ++counters_.tbo_steps;
       ++counters_.tbo_steps_by_mode[mode];
-      const bool unlike = std::any_of(plan.modes.begin(), plan.modes.end(),
-                                      [&](plan::ForwardMode other) { return other != plan.modes[0]; });
+      const auto has_rows = [](plan::ForwardMode m) {
+        return m != plan::ForwardMode::kIdle && m != plan::ForwardMode::kPrebuilt;
+      };
+      const auto first = std::find_if(plan.modes.begin(), plan.modes.end(), has_rows);
+      const bool unlike = std::any_of(first, plan.modes.end(),
+                                      [&](plan::ForwardMode m) { return has_rows(m) && m != *first; });
       if (unlike) ++counters_.tbo_unlike_mode_steps;
     }
     int64_t chunks = 1;
