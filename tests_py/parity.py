@@ -28,6 +28,23 @@ def check_parity(engine, tiny, prompts, max_new_tokens=8, bound=LOGPROB_BOUND):
     return outputs
 
 
+def logprob_errors(engine, tiny, prompts, max_new_tokens=8):
+    """How far the log-probability of each prompt and output token is from the reference's: f32 [tokens]."""
+    outputs = engine.generate(
+        input_ids=prompts,
+        sampling_params={"temperature": 0, "max_new_tokens": max_new_tokens, "ignore_eos": True},
+        return_logprob=True,
+        logprob_start_len=0,
+    )
+    errors = []
+    for prompt, output in zip(prompts, outputs, strict=True):
+        ids, meta = prompt + output["output_ids"], output["meta_info"]
+        wanted = tiny.logprobs(ids)[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
+        entries = [*meta["input_token_logprobs"][1:], *meta["output_token_logprobs"]]
+        errors.append((torch.tensor([value for value, _, _ in entries]) - wanted).abs())
+    return torch.cat(errors)
+
+
 def check_output(tiny, prompt, output, max_new_tokens, bound, what):
     ids, meta = output["output_ids"], output["meta_info"]
     assert len(ids) == max_new_tokens, f"{what}: {meta['finish_reason']}"

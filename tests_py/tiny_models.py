@@ -73,7 +73,7 @@ class TinyModel:
 
     @torch.inference_mode()
     def logprobs(self, ids: list[int]) -> torch.Tensor:
-        """log p(next token) after each prefix of `ids`: f32 [len(ids), vocab]."""
+        """log p(next token) after each prefix of `ids`: f32 [len(ids), vocab]. Do not change it."""
         logits = self.model(torch.tensor([ids])).logits[0]
         return torch.log_softmax(logits.float(), dim=-1)
 
