@@ -34,6 +34,9 @@ WEFT_TARGET_AVX512_BF16 void dot_tile_pairs(Matrix a_rows, Matrix w_rows, int64_
     __m512i a_vec[kRows];
     for (int i = 0; i < kRows; ++i) a_vec[i] = load_pairs(a + i * a_rows.stride + p);
     for (int j = 0; j < kDotColumns; ++j) {
+      // The rows of w that come next, one call ahead of their use: a machine's own prefetching loses its way
+      // from row to row, and then the arithmetic of a few rows of `a` waits for memory.
+      __builtin_prefetch(w + (j + kDotColumns) * w_rows.stride + p, 0, 2);
       const __m512i w_vec = load_pairs(w + j * w_rows.stride + p);
       for (int i = 0; i < kRows; ++i) sum[i][j] = dot_pairs(a_vec[i], w_vec, sum[i][j]);
     }

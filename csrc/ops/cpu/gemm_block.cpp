@@ -53,6 +53,9 @@ void dot_block(const Product& product, Range rows, Range columns) {
   alignas(64) std::array<float, kBlockSums> sums;
   const int64_t stride = round_up<int64_t>(columns.size(), kDotColumns);
   std::fill_n(sums.begin(), rows.size() * stride, 0.0F);
+  // Tiles of like height: 8 rows are 4 and 4, since a tile of 2 leaves most of the multipliers idle.
+  const int64_t num_tiles = ceil_div<int64_t>(rows.size(), tiles.max_rows);
+  const int64_t max_tile_rows = ceil_div(rows.size(), num_tiles);
   for (int64_t p = 0; p < product.k; p += tiles.k_block) {
     const int64_t k = std::min(tiles.k_block, product.k - p);
     for (int64_t j = columns.begin; j < columns.end;) {
@@ -61,7 +64,7 @@ void dot_block(const Product& product, Range rows, Range columns) {
       const Matrix w = {element(product.w, product.dtype, j * product.w_n_stride + p),
                         whole ? product.w_n_stride : 0};
       for (int64_t i = rows.begin; i < rows.end;) {
-        const int64_t tile_rows = std::min<int64_t>(tiles.max_rows, rows.end - i);
+        const int64_t tile_rows = std::min(max_tile_rows, rows.end - i);
         const Matrix a = {element(product.a, product.dtype, i * product.a_stride + p), product.a_stride};
         float* tile_sums = sums.data() + (i - rows.begin) * stride + (j - columns.begin);
         if (whole) {
