@@ -170,7 +170,9 @@ def timed(call: object, *args: object) -> float:
     return time.perf_counter() - start
 
 
-def measure(batches: Sequence[int], input_len: int, output: int, rounds: int) -> tuple[ReadRate, list[dict[str, float]]]:
+def measure(
+    batches: Sequence[int], input_len: int, output: int, rounds: int
+) -> tuple[ReadRate, list[dict[str, float]]]:
     rate = ReadRate()
     prompts = {batch: make_prompts(batch, input_len) for batch in batches}
     seconds: dict[tuple[str, int, int], list[float]] = defaultdict(list)
