@@ -31,6 +31,9 @@ struct PeerBarrier {
 /// each call is one op on the given stream, asynchronous and capturable. Sums are taken in f32, in rank
 /// order, and rounded once, so every rank gets the same bits.
 ///
+/// Tensors are contiguous and lie in buffers of the stream's device; `in` and `out` are apart where nothing
+/// else is said. What does not fit throws before anything is enqueued.
+///
 /// A group has one Communicator for each stream that it is used on (channel), since calls of one Communicator
 /// are matched in order. Ranks that disagree on op, dtype or count get an Error naming both calls. A rank
 /// that does not come within the deadline, or an abort, ends the wait of all others with an Error naming the

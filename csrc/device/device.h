@@ -109,7 +109,8 @@ class Stream {
   [[nodiscard]] virtual Device& device() const = 0;
   [[nodiscard]] virtual const std::string& name() const = 0;
 
-  /// Enqueues `op`. Throws if an access lies outside the device's live buffers.
+  /// Enqueues `op`. Throws if an access lies outside the device's live buffers, or if another stream of the
+  /// device captures and this one has not joined.
   virtual void enqueue(const Op& op) = 0;
   virtual void record(Event& event) = 0;
   virtual void wait(Event& event) = 0;
@@ -121,7 +122,8 @@ class Stream {
   [[nodiscard]] virtual std::unique_ptr<Graph> end_capture() = 0;
   [[nodiscard]] virtual bool is_capturing() const = 0;
   /// Enqueues a whole graph as one unit. Runs of one graph follow each other, on whatever streams. The graph
-  /// may be destroyed at once. Throws if it uses a destroyed buffer, or while capturing.
+  /// may be destroyed at once. Throws if it uses a destroyed buffer, or while a stream of the device
+  /// captures.
   virtual void replay(Graph& graph) = 0;
 
   /// Blocks the host until the stream is empty. Throws the first op's failure, or on `timeout` naming the op.

@@ -288,11 +288,33 @@ TEST_P(ConformanceTest, CapturesCannotBeMerged) {
 
 TEST_P(ConformanceTest, AReplayIsNoPartOfACapture) {
   auto a = device->make_stream("a");
+  auto b = device->make_stream("b");
   a->begin_capture();
   auto graph = a->end_capture();
   a->begin_capture();
   expect_error([&] { a->replay(*graph); }, {"dev:0 a", "capturing"});
+  expect_error([&] { b->replay(*graph); }, {"dev:0 b", "'a' is capturing"});
   (void)a->end_capture();
+  b->replay(*graph);
+}
+
+TEST_P(ConformanceTest, AStreamTakesPartInACaptureThroughAnEventOnly) {
+  auto a = device->make_stream("compute");
+  auto b = device->make_stream("comm");
+  auto fork = device->make_event();
+  auto join = device->make_event();
+  const Buffer data = zeros(1, "data");
+  a->begin_capture();
+  expect_error([&] { backend.affine(*b, ints(data), 1, 1); },
+               {"dev:0 comm", "affine", "'compute' is capturing"});
+  a->record(*fork);
+  b->wait(*fork);
+  backend.affine(*b, ints(data), 1, 1);
+  b->record(*join);
+  a->wait(*join);
+  EXPECT_EQ(a->end_capture()->num_ops(), 1U);
+  backend.affine(*b, ints(data), 1, 5);
+  EXPECT_EQ(first(*b, data), 5);
 }
 
 TEST_P(ConformanceTest, AStreamDestroyedInACaptureSpoilsIt) {

@@ -187,6 +187,34 @@ TEST_P(ConformanceTest, CopiesAndFillsAnySize) {
   }
 }
 
+TEST_P(ConformanceTest, ATraceTellsWhatRanWhereAndWhenAlsoInReplays) {
+  auto stream = device->make_stream("compute");
+  const Buffer data = zeros(1, "data");
+  stream->set_tag(1);
+  stream->begin_capture();
+  backend.affine(*stream, ints(data), 1, 1);
+  auto graph = stream->end_capture();
+  stream->replay(*graph);
+  stream->wait_idle(kLong);
+  device->start_trace();
+  stream->replay(*graph);
+  stream->set_tag(0);
+  backend.mix(*stream, ints(data), ints(data));
+  stream->wait_idle(kLong);
+  const auto spans = device->take_trace();
+  ASSERT_EQ(spans.size(), 2U);
+  EXPECT_EQ(spans[0].stream, "compute");
+  EXPECT_EQ(spans[0].name, "affine");
+  EXPECT_EQ(spans[0].tag, 1);
+  EXPECT_EQ(spans[1].name, "mix");
+  EXPECT_EQ(spans[1].tag, 0);
+  EXPECT_LE(spans[0].start_us, spans[0].end_us);
+  EXPECT_LE(spans[0].end_us, spans[1].start_us);
+  backend.affine(*stream, ints(data), 1, 1);
+  stream->wait_idle(kLong);
+  EXPECT_TRUE(device->take_trace().empty());
+}
+
 TEST_P(ConformanceTest, EventsBelongToTheirDevice) {
   auto other = backend.make_device("dev:1");
   auto stream = device->make_stream("compute");

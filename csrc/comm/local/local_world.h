@@ -20,7 +20,8 @@ class LocalWorld {
 
   [[nodiscard]] int world_size() const;
   /// The Communicator of `rank` (of the world) in the group `ranks` (ascending, holds `rank`), on `channel`.
-  /// Members that pass equal (group, ranks, channel) meet. Does not wait for the others.
+  /// Members that pass equal (group, ranks, channel) meet; at most 64. Does not wait for the others. A second
+  /// one for the same rank throws until all members have destroyed theirs.
   [[nodiscard]] std::unique_ptr<Communicator> make_communicator(int rank, const std::string& group,
                                                                 const std::vector<int>& ranks, int channel);
   /// Ends every wait, now and from now on, with an Error that quotes `reason`.

@@ -108,6 +108,28 @@ void Core::sweep() {
   }
 }
 
+void Core::capture_begins(const std::string& stream) {
+  const std::lock_guard lock(mutex_);
+  capturing_.push_back(stream);
+  num_captures_.store(capturing_.size());
+}
+
+void Core::capture_ends(const std::string& stream) {
+  const std::lock_guard lock(mutex_);
+  capturing_.erase(std::find(capturing_.begin(), capturing_.end(), stream));
+  num_captures_.store(capturing_.size());
+}
+
+void Core::check_no_capture(std::string_view where, std::string_view what) const {
+  if (num_captures_.load(std::memory_order_acquire) == 0) return;
+  const std::lock_guard lock(mutex_);
+  if (capturing_.empty()) return;
+  WEFT_THROW(
+      "{} {}: stream '{}' is capturing and this stream has not joined; let it wait for an event recorded "
+      "in the capture, or do this outside",
+      where, what, capturing_.front());
+}
+
 bool Core::idle() const {
   const auto live = streams();
   return std::all_of(live.begin(), live.end(),

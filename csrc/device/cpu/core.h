@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -42,6 +43,13 @@ class Core {
   /// Frees what is no longer in use.
   void sweep();
   [[nodiscard]] bool idle() const;
+
+  void capture_begins(const std::string& stream);
+  void capture_ends(const std::string& stream);
+  /// Throws Error if some stream is capturing, for work of a stream that is not. It would run at once, which
+  /// nobody who captures a step can mean. where, what: start of the message.
+  void check_no_capture(std::string_view where, std::string_view what) const;
+
   /// The host is about to look for a result.
   void hurry() const {
     if (random != nullptr) random->hurry();
@@ -69,7 +77,10 @@ class Core {
 
   [[nodiscard]] std::vector<std::shared_ptr<StreamQueue>> streams() const;
 
+  std::atomic<size_t> num_captures_{0};
+
   mutable std::mutex mutex_;
+  std::vector<std::string> capturing_;  // streams that began a capture
   std::vector<std::weak_ptr<StreamQueue>> streams_;
   uint32_t num_streams_ = 0;
   std::list<Retired> retired_;

@@ -35,6 +35,7 @@ CpuStream::CpuStream(Device& device, std::shared_ptr<Core> core, const std::stri
 CpuStream::~CpuStream() {
   if (is_capturing()) {
     if (began_capture_) {
+      core_->capture_ends(name());
       capture_->abandon();
     } else {
       capture_->spoil(fmt::format("stream '{}', which had joined the capture, was destroyed", name()));
@@ -73,6 +74,7 @@ void CpuStream::run() {
 
 void CpuStream::enqueue(const Op& op) {
   const bool capturing = is_capturing();
+  if (!capturing) core_->check_no_capture(where_, op.name);
   accesses_.clear();
   for (const Access& access : op.accesses) {
     if (access.num_bytes == 0) continue;
@@ -146,6 +148,7 @@ void CpuStream::wait(Event& event) {
 
 void CpuStream::begin_capture() {
   WEFT_CHECK(!is_capturing(), "{}: begin_capture on a stream that is capturing already", where_);
+  core_->capture_begins(name());
   capture_ = std::make_shared<Capture>(name());
   lane_ = 0;
   began_capture_ = true;
@@ -155,6 +158,7 @@ std::unique_ptr<Graph> CpuStream::end_capture() {
   WEFT_CHECK(is_capturing(), "{}: end_capture on a stream that is not capturing", where_);
   WEFT_CHECK(began_capture_, "{}: end_capture on a stream that joined a capture; end it where it began",
              where_);
+  core_->capture_ends(name());
   return std::make_unique<CpuGraph>(core_, std::exchange(capture_, nullptr)->finish());
 }
 
@@ -163,6 +167,7 @@ void CpuStream::replay(Graph& graph) {
   auto* cpu_graph = dynamic_cast<CpuGraph*>(&graph);
   WEFT_CHECK(cpu_graph != nullptr && cpu_graph->core() == core_.get(),
              "{}: the graph belongs to another device", where_);
+  core_->check_no_capture(where_, "replay");
   cpu_graph->check_buffers();
   const auto& state = cpu_graph->state();
   if constexpr (kChecked) {  // one command with all the graph's accesses, after the graph's last run
