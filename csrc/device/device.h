@@ -92,7 +92,7 @@ class Event {
   virtual void wait_idle(std::chrono::milliseconds timeout) = 0;
 };
 
-/// A recorded DAG: per-stream lists of ops with frozen arguments, and event edges.
+/// A recorded DAG: per-stream lists of ops with frozen arguments, and event edges. One host thread at a time.
 class Graph {
  public:
   virtual ~Graph() = default;

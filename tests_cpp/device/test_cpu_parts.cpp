@@ -131,7 +131,7 @@ TEST_F(HostMemoryTest, AGroupOfVersion2BoundsAndCachedFilesAreFree) {
   put("/proc/self/cgroup", "0::/a/b\n");
   put("/sys/fs/cgroup/a/b/memory.max", "512000\n");
   put("/sys/fs/cgroup/a/b/memory.current", "307200\n");
-  put("/sys/fs/cgroup/a/b/memory.stat", "anon 5\ninactive_file 102400\n");
+  put("/sys/fs/cgroup/a/b/memory.stat", "anon 5\ninactive_file 81920\nactive_file 20480\n");
   expect(500, 300);
 }
 

@@ -32,14 +32,16 @@ size_t read_field(const std::string& path, const std::string& key) {
 }
 
 void apply_group(const std::string& limit_file, const std::string& usage_file, const std::string& stat_file,
-                 const std::string& reclaimable_field, HostMemory& memory) {
+                 const std::string& stat_prefix, HostMemory& memory) {
   const auto limit = read_number(limit_file);
   if (!limit || *limit >= kNoLimit) return;
   memory.total_bytes = std::min(memory.total_bytes, *limit);
   const auto usage = read_number(usage_file);
   if (!usage) return;
   // Cached files count as used, but are given up before the limit is hit.
-  const size_t used = *usage - std::min(*usage, read_field(stat_file, reclaimable_field));
+  const size_t cached = read_field(stat_file, stat_prefix + "inactive_file") +
+                        read_field(stat_file, stat_prefix + "active_file");
+  const size_t used = *usage - std::min(*usage, cached);
   memory.free_bytes = std::min(memory.free_bytes, *limit - std::min(*limit, used));
 }
 
@@ -79,14 +81,13 @@ HostMemory read_host_memory(const std::string& root) {
     if (controllers.empty()) {
       for_each_parent(path, [&](const std::string& group) {
         const std::string dir = root + "/sys/fs/cgroup" + group;
-        apply_group(dir + "/memory.max", dir + "/memory.current", dir + "/memory.stat", "inactive_file",
-                    memory);
+        apply_group(dir + "/memory.max", dir + "/memory.current", dir + "/memory.stat", "", memory);
       });
     } else if (lists_memory(controllers)) {
       for_each_parent(path, [&](const std::string& group) {
         const std::string dir = root + "/sys/fs/cgroup/memory" + group;
         apply_group(dir + "/memory.limit_in_bytes", dir + "/memory.usage_in_bytes", dir + "/memory.stat",
-                    "total_inactive_file", memory);
+                    "total_", memory);
       });
     }
   }
