@@ -237,3 +237,28 @@ def test_engines_close_within_two_seconds_while_requests_run(tiny):
     with pytest.raises(WeftError, match="closed"):
         for _ in stream:
             pass
+
+
+def test_a_prompt_without_finite_probabilities_fails_alone(tiny, tmp_path):
+    """A NaN in one row of the embedding reaches only the prompt that names it, in the same steps as the others."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(tiny("deepseek_v3").path, tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    weights["model.embed_tokens.weight"][5] = float("nan")
+    save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    flags = {"tp": 2, "dp": 2} | DP | DEEPEP | TBO | MIXED
+    params = {"temperature": 0, "max_new_tokens": 6, "ignore_eos": True}
+    prompts = [[7, 8, 9], [7, 5, 9], [1, 2], [3] * 11]
+    with Engine(
+        model_path=str(tmp_path / "model"), skip_tokenizer_init=True, max_running_requests=8, **flags
+    ) as engine:
+        alone = [engine.generate(input_ids=prompt, sampling_params=params)["output_ids"] for prompt in prompts[2:]]
+        outputs = engine.generate(input_ids=prompts, sampling_params=params)
+    reason = outputs[1]["meta_info"]["finish_reason"]
+    assert reason["type"] == "abort"
+    assert reason["status_code"] == 500
+    assert "not finite" in reason["message"]
+    assert outputs[1]["output_ids"] == []
+    assert [output["output_ids"] for output in outputs[2:]] == alone
+    assert [len(output["output_ids"]) for output in outputs] == [6, 0, 6, 6]

@@ -152,6 +152,7 @@ void Requests::schedule(StepBatch&& batch, std::vector<RankBatch>& batches) {
 
 Finish Requests::commit_token(RequestTable& table, int32_t slot, int32_t token) {
   Request& request = table.at(slot);
+  if (token < 0) return Finish::kFailed;
   ++request.num_output;
   const auto& stops = request.stop_ids;
   Finish finish = Finish::kRunning;

@@ -81,7 +81,7 @@ class StepBatch:
 class StepResult:
     rids: npt.NDArray[np.int64]
     tokens: npt.NDArray[np.int32]  # one a rid
-    finished: npt.NDArray[np.uint8]  # 0 running, 1 stop token, 2 length
+    finished: npt.NDArray[np.uint8]  # 0 running, 1 stop token, 2 length, 3 failed: no finite probabilities, token -1
     # (rid, logprob, [(id, logprob), ...]) for requests that asked, in order of rids
     output_logprobs: list[tuple[int, float, list[tuple[int, float]]]]
     # (rid, first position, logprobs, top lists): logprob i is of prompt token first + i given what precedes it

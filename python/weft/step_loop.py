@@ -17,6 +17,8 @@ from weft.scheduler import Request, RequestState, Scheduler, Step
 from weft.tokenizer import Detokenizer, Tokenizer, find_stop
 
 _JOIN_S = 0.5  # twice at most: close() takes less than 2 s
+FAILED = 3  # StepResult.finished: the core could not sample
+NOT_FINITE = "the model's probabilities are not finite for this request; check the checkpoint and the dtype"
 
 
 class StepResult(Protocol):
@@ -27,7 +29,7 @@ class StepResult(Protocol):
     @property
     def tokens(self) -> npt.NDArray[np.int32]: ...
     @property
-    def finished(self) -> npt.NDArray[np.uint8]: ...  # 0 runs on, 1 stop token, 2 length
+    def finished(self) -> npt.NDArray[np.uint8]: ...  # 0 runs on, 1 stop token, 2 length, 3 failed (token -1)
     @property
     def output_logprobs(self) -> Sequence[tuple[int, float, list[tuple[int, float]]]]: ...
     @property
@@ -247,7 +249,10 @@ class StepLoop:
     def _take_token(self, job: Job, token: int, finished: int) -> None:
         """SGLang's order: length, stop token, stop string."""
         num_output = int(self._num_output[job.request.rid])
-        if finished and num_output >= job.request.max_new_tokens:
+        if finished == FAILED:
+            self._num_output[job.request.rid] = num_output - 1
+            self._finish(job, abort_reason(NOT_FINITE, 500, "InternalServerError"))
+        elif finished and num_output >= job.request.max_new_tokens:
             self._finish(job, {"type": "length", "length": job.max_new_tokens})
         elif finished:
             self._finish(job, {"type": "stop", "matched": token})
