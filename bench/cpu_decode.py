@@ -248,8 +248,8 @@ def main() -> None:
     print(
         f"{about['machine']}, {cores} cores, {about['scheduling']} scheduling, load {load:.1f} to "
         f"{about['load_after']:.1f}, commit {about['commit']}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}\nreads {rate.gb_per_s:.1f} GB/s; {options.input} in, {options.output} "
-        f"out; max_err {errors['float32']:.1e} in f32, {errors['bfloat16']:.1e} in bf16\n"
+        f"transformers {transformers.__version__}\nreads {rate.gb_per_s:.1f} GB/s; {options.input} in, "
+        f"{options.output} out; max_err {errors['float32']:.1e} in f32, {errors['bfloat16']:.1e} in bf16\n"
     )
     print("       |        weft                |      transformers          |    ratio     |")
     print("batch  |   tok/s  first_ms  step_ms |   tok/s  first_ms  step_ms |  all    step |    GB  floor_ms  of_floor")
