@@ -7,6 +7,24 @@
 #include "base/math.h"
 
 namespace weft::device::cpu {
+namespace {
+
+/// How long a thread looks for what is about to happen before it sleeps. It bridges the ops between two that
+/// use all threads, and the last block of a job, which a trip through the kernel would cost as much as. An
+/// idle device comes to rest after it.
+constexpr auto kSpin = std::chrono::microseconds(50);
+
+template <class Condition>
+void spin_until(const Condition& condition) {
+  const auto give_up = std::chrono::steady_clock::now() + kSpin;
+  while (!condition() && std::chrono::steady_clock::now() < give_up) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  }
+}
+
+}  // namespace
 
 /// One parallel_for. Threads take blocks of grains until none is left.
 struct HelperPool::Job {
@@ -71,17 +89,20 @@ void HelperPool::parallel_for(int64_t n, int64_t grain, const std::function<void
   }
   std::unique_lock lock(mutex_);
   job_ = nullptr;  // a helper that wakes up late finds nothing
-  finished_.wait(lock, [&] { return num_active_ == 0; });
+  const auto all_done = [&] { return num_active_.load() == 0; };
+  if (!all_done()) {
+    lock.unlock();
+    spin_until(all_done);
+    lock.lock();
+  }
+  finished_.wait(lock, all_done);
   if (error == nullptr) error = job.error;
   lock.unlock();
   if (error != nullptr) std::rethrow_exception(error);
 }
 
 bool HelperPool::wait_for_job(std::unique_lock<std::mutex>& lock, uint64_t last) {
-  // Ops often follow each other at once: looking for a few microseconds saves a trip through the kernel.
-  const auto give_up = std::chrono::steady_clock::now() + std::chrono::microseconds(5);
-  while (generation_.load(std::memory_order_acquire) == last && std::chrono::steady_clock::now() < give_up) {
-  }
+  spin_until([&] { return generation_.load(std::memory_order_acquire) != last; });
   lock.lock();
   wakeup_.wait(lock, [&] { return generation_.load() != last; });
   return !closed_;

@@ -37,7 +37,7 @@ class HelperPool {
   std::condition_variable wakeup_;
   std::condition_variable finished_;
   Job* job_ = nullptr;
-  int num_active_ = 0;
+  std::atomic<int> num_active_{0};  // changes under the mutex
   bool closed_ = false;
   std::atomic<uint64_t> generation_{0};
   std::vector<std::thread> helpers_;
