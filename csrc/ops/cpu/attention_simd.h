@@ -64,11 +64,23 @@ WEFT_TARGET WEFT_ALWAYS_INLINE void dot_tile(const float* q, int64_t q_stride,
   }
 }
 
+/// Asks memory for n elements of T.
+template <class T>
+WEFT_TARGET WEFT_ALWAYS_INLINE void prefetch(const void* x, int64_t n) {
+  constexpr int64_t kCacheLine = 64;
+  const char* bytes = static_cast<const char*>(x);
+  const int64_t num_bytes = n * static_cast<int64_t>(sizeof(T));
+  for (int64_t i = 0; i < num_bytes; i += kCacheLine) __builtin_prefetch(bytes + i, 0, 2);
+}
+
 template <int kRows, class T>
 WEFT_TARGET void dot_tiles(const float* q, int64_t q_stride, const void* const* keys, int64_t num_keys,
-                           int64_t dim, float* out, int64_t out_stride) {
+                           int64_t dim, float* out, int64_t out_stride, const void* const* next) {
   for (int64_t k = 0; k < num_keys; k += kTileKeys) {
     const int n = static_cast<int>(num_keys - k < kTileKeys ? num_keys - k : kTileKeys);
+    if (next != nullptr) {
+      for (int i = 0; i < n; ++i) prefetch<T>(next[k + i], dim);
+    }
     const T* tile[kTileKeys];
     // A short tile repeats its last key: nothing past the keys is read.
     for (int i = 0; i < kTileKeys; ++i) tile[i] = static_cast<const T*>(keys[k + (i < n ? i : n - 1)]);
@@ -76,21 +88,26 @@ WEFT_TARGET void dot_tiles(const float* q, int64_t q_stride, const void* const* 
   }
 }
 
-/// out[r, k] = q[r] . keys[k] for every row and key; `keys` are rows of T.
+/// out[r, k] = q[r] . keys[k] for every row and key; `keys` are rows of T. `next`: as many
+/// rows of T to ask memory for meanwhile, or null.
 template <class T>
 WEFT_TARGET void dot_rows(const float* q, int64_t q_stride, int64_t num_rows, const void* const* keys,
-                          int64_t num_keys, int64_t dim, float* out, int64_t out_stride) {
+                          int64_t num_keys, int64_t dim, float* out, int64_t out_stride,
+                          const void* const* next) {
   int64_t r = 0;
   if constexpr (kLanes == 16) {  // 32 registers hold a tile of four rows, 16 hold two
     for (; r + 4 <= num_rows; r += 4) {
-      dot_tiles<4, T>(q + r * q_stride, q_stride, keys, num_keys, dim, out + r * out_stride, out_stride);
+      dot_tiles<4, T>(q + r * q_stride, q_stride, keys, num_keys, dim, out + r * out_stride, out_stride,
+                      r == 0 ? next : nullptr);
     }
   }
   for (; r + 2 <= num_rows; r += 2) {
-    dot_tiles<2, T>(q + r * q_stride, q_stride, keys, num_keys, dim, out + r * out_stride, out_stride);
+    dot_tiles<2, T>(q + r * q_stride, q_stride, keys, num_keys, dim, out + r * out_stride, out_stride,
+                    r == 0 ? next : nullptr);
   }
   if (r < num_rows) {
-    dot_tiles<1, T>(q + r * q_stride, q_stride, keys, num_keys, dim, out + r * out_stride, out_stride);
+    dot_tiles<1, T>(q + r * q_stride, q_stride, keys, num_keys, dim, out + r * out_stride, out_stride,
+                    r == 0 ? next : nullptr);
   }
 }
 
@@ -129,7 +146,8 @@ WEFT_TARGET inline void softmax_rows(float* scores, const int32_t* counts, int64
 template <int kRows, int kVectors, class T>
 WEFT_TARGET WEFT_ALWAYS_INLINE void accumulate_tile(float* acc, int64_t acc_stride, const float* correction,
                                                     const float* weights, const void* const* values,
-                                                    int64_t begin, int64_t end, int64_t d) {
+                                                    int64_t begin, int64_t end, int64_t d,
+                                                    const void* const* next) {
   F32 sum[kRows][kVectors];
   for (int r = 0; r < kRows; ++r) {
     const F32 shrink = set(correction[r]);
@@ -137,6 +155,7 @@ WEFT_TARGET WEFT_ALWAYS_INLINE void accumulate_tile(float* acc, int64_t acc_stri
   }
   for (int64_t k = begin; k < end; ++k) {
     const T* value = static_cast<const T*>(values[k]) + d;
+    if (next != nullptr) prefetch<T>(static_cast<const T*>(next[k]) + d, kVectors * kLanes);
     F32 column[kVectors];
     for (int i = 0; i < kVectors; ++i) column[i] = load(value + i * kLanes);
     for (int r = 0; r < kRows; ++r) {
@@ -153,14 +172,14 @@ WEFT_TARGET WEFT_ALWAYS_INLINE void accumulate_tile(float* acc, int64_t acc_stri
 template <int kRows, class T>
 WEFT_TARGET void accumulate_tiles(float* acc, int64_t acc_stride, const float* correction,
                                   const float* weights, const void* const* values, int64_t begin, int64_t end,
-                                  int64_t dim) {
+                                  int64_t dim, const void* const* next) {
   constexpr int kVectors = kRows == 1 ? 8 : kRows == 2 && kLanes == 16 ? 8 : 4;
   int64_t d = 0;
   for (; d + kVectors * kLanes <= dim; d += kVectors * kLanes) {
-    accumulate_tile<kRows, kVectors, T>(acc, acc_stride, correction, weights, values, begin, end, d);
+    accumulate_tile<kRows, kVectors, T>(acc, acc_stride, correction, weights, values, begin, end, d, next);
   }
   for (; d + kLanes <= dim; d += kLanes) {
-    accumulate_tile<kRows, 1, T>(acc, acc_stride, correction, weights, values, begin, end, d);
+    accumulate_tile<kRows, 1, T>(acc, acc_stride, correction, weights, values, begin, end, d, next);
   }
   if (d == dim) return;
   const int rest = static_cast<int>(dim - d);
@@ -177,39 +196,39 @@ WEFT_TARGET void accumulate_tiles(float* acc, int64_t acc_stride, const float* c
 template <int kRows, class T>
 WEFT_TARGET void accumulate_group(float* acc, int64_t acc_stride, const int32_t* counts,
                                   const float* correction, const float* weights, const void* const* values,
-                                  int64_t dim) {
+                                  int64_t dim, const void* const* next) {
   // Counts do not fall from row to row: the tile takes what all its rows see, the rest goes row by row.
   // A weight of 0 in the tile would not do: 0 times a value that is not finite is not 0.
   const int64_t common = counts[0];
-  accumulate_tiles<kRows, T>(acc, acc_stride, correction, weights, values, 0, common, dim);
+  accumulate_tiles<kRows, T>(acc, acc_stride, correction, weights, values, 0, common, dim, next);
   for (int r = 1; r < kRows; ++r) {
     if (counts[r] == common) continue;
     const float one = 1.0F;
     accumulate_tiles<1, T>(acc + r * acc_stride, acc_stride, &one, weights + r * kKeyBlock, values, common,
-                           counts[r], dim);
+                           counts[r], dim, nullptr);
   }
 }
 
 /// acc[r] = acc[r] * correction[r] + sum of weights[r, k] * values[k] over the first counts[r] keys; counts
-/// do not fall from row to row.
+/// do not fall from row to row. `next`: see dot_rows.
 template <class T>
 WEFT_TARGET void accumulate_rows(float* acc, int64_t acc_stride, const int32_t* counts, int64_t num_rows,
                                  const float* correction, const float* weights, const void* const* values,
-                                 int64_t dim) {
+                                 int64_t dim, const void* const* next) {
   int64_t r = 0;
   if constexpr (kLanes == 16) {
     for (; r + 4 <= num_rows; r += 4) {
       accumulate_group<4, T>(acc + r * acc_stride, acc_stride, counts + r, correction + r,
-                             weights + r * kKeyBlock, values, dim);
+                             weights + r * kKeyBlock, values, dim, r == 0 ? next : nullptr);
     }
   }
   for (; r + 2 <= num_rows; r += 2) {
     accumulate_group<2, T>(acc + r * acc_stride, acc_stride, counts + r, correction + r,
-                           weights + r * kKeyBlock, values, dim);
+                           weights + r * kKeyBlock, values, dim, r == 0 ? next : nullptr);
   }
   if (r < num_rows) {
     accumulate_group<1, T>(acc + r * acc_stride, acc_stride, counts + r, correction + r,
-                           weights + r * kKeyBlock, values, dim);
+                           weights + r * kKeyBlock, values, dim, r == 0 ? next : nullptr);
   }
 }
 

@@ -41,10 +41,10 @@ void widen_row(const void* x, DType dtype, int64_t n, float scale, float* out) {
 }
 
 void dot_rows(const float* rows, int64_t row_stride, int64_t num_rows, const void* const* keys, DType dtype,
-              int64_t num_keys, int64_t dim, float* out, int64_t out_stride) {
+              int64_t num_keys, int64_t dim, float* out, int64_t out_stride, const void* const* next) {
   visit_dtype(dtype, [&](auto type) {
     using T = decltype(type);
-    WEFT_CALL_ISA(dot_rows<T>, rows, row_stride, num_rows, keys, num_keys, dim, out, out_stride);
+    WEFT_CALL_ISA(dot_rows<T>, rows, row_stride, num_rows, keys, num_keys, dim, out, out_stride, next);
   });
 }
 
@@ -61,7 +61,7 @@ void AttentionTile::reset(int64_t num_rows, int64_t key_dim, int64_t value_dim) 
 }
 
 void AttentionTile::add_block(int64_t first, int64_t count, const void* const* keys,
-                              const void* const* values, DType dtype) {
+                              const void* const* values, DType dtype, const KeyRows* next) {
   const auto end = limits_.begin() + num_rows_;
   const int64_t first_row = std::upper_bound(limits_.begin(), end, first) - limits_.begin();
   const int64_t num_rows = num_rows_ - first_row;
@@ -78,27 +78,31 @@ void AttentionTile::add_block(int64_t first, int64_t count, const void* const* k
     }
     keys = wide_keys.data();
     dtype = DType::kF32;
+    next = nullptr;  // with so many rows arithmetic takes longer than memory
   }
   for (int64_t row = first_row; row < num_rows_; row += kRowBlock) {
-    add_to_rows(row, std::min(kRowBlock, num_rows_ - row), first, count, keys, values, dtype);
+    add_to_rows(row, std::min(kRowBlock, num_rows_ - row), first, count, keys, values, dtype,
+                row == first_row ? next : nullptr);
   }
 }
 
 void AttentionTile::add_to_rows(int64_t row, int64_t num_rows, int64_t first, int64_t count,
-                                const void* const* keys, const void* const* values, DType dtype) {
+                                const void* const* keys, const void* const* values, DType dtype,
+                                const KeyRows* next) {
   alignas(64) float scores[kRowBlock * kKeyBlock];
   float correction[kRowBlock];
   int32_t counts[kRowBlock];
   for (int64_t r = 0; r < num_rows; ++r) {
     counts[r] = static_cast<int32_t>(std::min(count, limit(row + r) - first));
   }
-  dot_rows(query(row), key_dim_, num_rows, keys, dtype, counts[num_rows - 1], key_dim_, scores, kKeyBlock);
+  dot_rows(query(row), key_dim_, num_rows, keys, dtype, counts[num_rows - 1], key_dim_, scores, kKeyBlock,
+           next == nullptr ? nullptr : next->keys.data());
   WEFT_CALL_ISA(softmax_rows, scores, counts, num_rows, maximum_.data() + row, sum_.data() + row, correction);
   float* acc = accumulators_.data() + row * value_dim_;
   visit_dtype(dtype, [&](auto type) {
     using T = decltype(type);
     WEFT_CALL_ISA(accumulate_rows<T>, acc, value_dim_, counts, num_rows, correction, scores, values,
-                  value_dim_);
+                  value_dim_, next == nullptr ? nullptr : next->values.data());
   });
 }
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -14,9 +16,17 @@ inline constexpr int64_t kKeyBlock = 32;
 /// out = x * scale, as f32.
 void widen_row(const void* x, DType dtype, int64_t n, float scale, float* out);
 
-/// out[r, k] = rows[r] . keys[k]; `keys` are pointers to rows of `dtype`.
+/// out[r, k] = rows[r] . keys[k]; `keys` are pointers to rows of `dtype`. `next`: as many rows that memory is
+/// asked for meanwhile, or null.
 void dot_rows(const float* rows, int64_t row_stride, int64_t num_rows, const void* const* keys, DType dtype,
-              int64_t num_keys, int64_t dim, float* out, int64_t out_stride);
+              int64_t num_keys, int64_t dim, float* out, int64_t out_stride,
+              const void* const* next = nullptr);
+
+/// Where the keys and values of up to kKeyBlock positions lie.
+struct KeyRows {
+  std::array<const void*, static_cast<size_t>(kKeyBlock)> keys;
+  std::array<const void*, static_cast<size_t>(kKeyBlock)> values;
+};
 
 /// Query rows that see keys of one sequence through one kv head, with their running softmax. Reused for one
 /// item of work after another; its memory grows to the largest.
@@ -31,16 +41,17 @@ class AttentionTile {
 
   /// Adds the positions [first, first + count), count <= kKeyBlock, to the rows that see them. Blocks come in
   /// order, first a multiple of kKeyBlock. keys[k] and values[k] point to rows of `dtype`; keys == values
-  /// says that a value is the head of its key.
+  /// says that a value is the head of its key. `next`: as many rows that will be needed next, by whatever
+  /// tile; memory is asked for them meanwhile, if that can pay. Or null.
   void add_block(int64_t first, int64_t count, const void* const* keys, const void* const* values,
-                 DType dtype);
+                 DType dtype, const KeyRows* next = nullptr);
 
   /// Writes the attention of row r, [value_dim] of `dtype`.
   void finish(int64_t row, void* out, DType dtype) const;
 
  private:
   void add_to_rows(int64_t row, int64_t num_rows, int64_t first, int64_t count, const void* const* keys,
-                   const void* const* values, DType dtype);
+                   const void* const* values, DType dtype, const KeyRows* next);
 
   int64_t num_rows_ = 0;
   int64_t key_dim_ = 0;

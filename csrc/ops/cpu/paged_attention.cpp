@@ -41,16 +41,21 @@ void store_rows(const PagedAttentionArgs& args, const AttentionItem& item, int64
   }
 }
 
-/// Where the keys and values of a block of positions lie.
+/// The slots of a block of positions.
 struct Block {
+  int64_t first;
   int64_t count;
   std::array<int64_t, static_cast<size_t>(kKeyBlock)> slots;
 
-  Block(const Sequence& sequence, int64_t first, int64_t num_positions) : count(num_positions) {
+  Block(const Sequence& sequence, int64_t first_position, int64_t num_keys)
+      : first(first_position), count(std::clamp<int64_t>(num_keys - first_position, 0, kKeyBlock)) {
     for (int64_t k = 0; k < count; ++k) slots[static_cast<size_t>(k)] = sequence.slot(first + k);
   }
-  void get_rows(const TensorView& cache, int64_t head, const void** rows) const {
-    for (int64_t k = 0; k < count; ++k) rows[k] = row_of(cache, slots[static_cast<size_t>(k)], head);
+  void get_rows(const PagedAttentionArgs& args, int64_t head, KeyRows& rows) const {
+    for (size_t k = 0; k < static_cast<size_t>(count); ++k) {
+      rows.keys[k] = row_of(args.k_cache, slots[k], head);
+      rows.values[k] = row_of(args.v_cache, slots[k], head);
+    }
   }
 };
 
@@ -62,15 +67,25 @@ void attend(const PagedAttentionArgs& args, const AttentionItem& item, std::vect
     load_queries(args, item, head, tile_of(head));
   }
   const int64_t num_keys = item.sequence.limit(item.row_end - 1);
-  std::array<const void*, static_cast<size_t>(kKeyBlock)> keys;
-  std::array<const void*, static_cast<size_t>(kKeyBlock)> values;
-  for (int64_t first = 0; first < num_keys; first += kKeyBlock) {
-    const Block block(item.sequence, first, std::min(kKeyBlock, num_keys - first));
+  KeyRows rows = {};
+  Block block(item.sequence, 0, num_keys);
+  block.get_rows(args, item.head_begin, rows);
+  KeyRows next_rows = rows;
+  while (block.count > 0) {
+    const Block next_block(item.sequence, block.first + kKeyBlock, num_keys);
     for (int64_t head = item.head_begin; head < item.head_end; ++head) {
-      block.get_rows(args.k_cache, head, keys.data());
-      block.get_rows(args.v_cache, head, values.data());
-      tile_of(head).add_block(first, block.count, keys.data(), values.data(), args.k_cache.dtype);
+      const bool last_head = head + 1 == item.head_end;
+      // What follows is no longer than this block. After the last one these are old rows, which do no harm.
+      if (last_head) {
+        next_block.get_rows(args, item.head_begin, next_rows);
+      } else {
+        block.get_rows(args, head + 1, next_rows);
+      }
+      tile_of(head).add_block(block.first, block.count, rows.keys.data(), rows.values.data(),
+                              args.k_cache.dtype, &next_rows);
+      std::swap(rows, next_rows);
     }
+    block = next_block;
   }
   for (int64_t head = item.head_begin; head < item.head_end; ++head)
     store_rows(args, item, head, tile_of(head));
