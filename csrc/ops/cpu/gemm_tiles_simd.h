@@ -19,6 +19,10 @@ WEFT_TARGET void dot_tile(Matrix a_rows, Matrix w_rows, int64_t k, float* sums, 
     F32 a_vec[kRows];
     for (int i = 0; i < kRows; ++i) a_vec[i] = load(a + i * a_rows.stride + p);
     for (int j = 0; j < kDotColumns; ++j) {
+      // As in gemm_bf16_pairs.cpp. One row of f32 needs no more than the machine's own prefetching.
+      if constexpr (kRows > 1 || sizeof(T) < 4) {
+        __builtin_prefetch(w + (j + kDotColumns) * w_rows.stride + p, 0, 2);
+      }
       const F32 w_vec = load(w + j * w_rows.stride + p);
       for (int i = 0; i < kRows; ++i) sum[i][j] = fma(a_vec[i], w_vec, sum[i][j]);
     }
