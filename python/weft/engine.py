@@ -294,10 +294,13 @@ class Engine:
 class CompiledCore:
     """The runtime in C++, behind the scheduler's types.
 
-    With `poison` all that must not matter (padding, workspaces, unused KV) is NaN before each step, for tests.
+    For tests: with `poison` all that must not matter (padding, workspaces, unused KV) is NaN before each step; a rank
+    dispatches `dispatch_chunk_rows` rows at once; `num_threads` cores are shared by all ranks, 0 for all there are.
     """
 
-    def __init__(self, config: EngineConfig, *, poison: bool = False) -> None:
+    def __init__(
+        self, config: EngineConfig, *, poison: bool = False, dispatch_chunk_rows: int = 1024, num_threads: int = 0
+    ) -> None:
         args, sizes = config.args, config.scheduler
         runtime_config = _weft.RuntimeConfig(
             model_path=str(config.model.path),
@@ -323,6 +326,8 @@ class CompiledCore:
             page_size=sizes.page_size,
             max_total_tokens=config.max_total_tokens,
             max_top_logprobs=MAX_TOP_LOGPROBS,
+            dispatch_chunk_rows=dispatch_chunk_rows,
+            num_threads=num_threads,
             poison=poison,
             seed=config.random_seed,
         )
