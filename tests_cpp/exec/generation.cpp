@@ -4,6 +4,8 @@
 #include <array>
 #include <deque>
 #include <random>
+#include <set>
+#include <utility>
 
 namespace weft::exec::testing {
 namespace {
@@ -48,12 +50,18 @@ std::map<int64_t, Generated> generate(ScriptedModel& model, const Script& script
   }
   std::deque<uint64_t> tickets;
   size_t unfinished = static_cast<size_t>(script.num_requests);
+  std::set<int64_t> failed;  // without finite probabilities, and released
   const auto retire = [&] {
     const auto result = model.pipeline().wait(tickets.front());
     tickets.pop_front();
     for (size_t i = 0; i < result.rids.size(); ++i) {
+      if (failed.count(result.rids[i]) != 0) continue;
       results[result.rids[i]].tokens.push_back(result.tokens[i]);
       if (result.finished[i] != runtime::Finish::kRunning) --unfinished;
+      if (result.finished[i] == runtime::Finish::kFailed) {
+        failed.insert(result.rids[i]);
+        batch.release.push_back(result.rids[i]);
+      }
     }
     for (const auto& row : result.output_logprobs) results[row.rid].logprobs.push_back(row.logprob);
     for (const auto& rows : result.input_logprobs) {
@@ -77,8 +85,7 @@ std::map<int64_t, Generated> generate(ScriptedModel& model, const Script& script
       }
       batch.decode.push_back(!prefills || script.mixed);
     }
-    const uint64_t ticket = model.pipeline().submit(std::move(batch));
-    batch = {};
+    const uint64_t ticket = model.pipeline().submit(std::exchange(batch, {}));
     if (ticket != 0) tickets.push_back(ticket);
     while (tickets.size() > (script.overlap && ticket != 0 ? 1U : 0U)) retire();
   }
