@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from collections.abc import Callable, Sequence
@@ -125,6 +126,7 @@ def model_refuses(case: Case) -> str:
 _SCHEDULE = ("mixed", "page_chunk", "graphs", "overlap_schedule")
 
 
+@functools.cache
 def accepted_layouts() -> list[Case]:
     """Every model and layout that runs, with the first values of the schedule's axes."""
     axes = {name: values[:1] if name in _SCHEDULE else values for name, values in AXES.items()}
@@ -132,6 +134,7 @@ def accepted_layouts() -> list[Case]:
     return [case for case in cases if not refused_for(case) and not model_refuses(case)]
 
 
+@functools.cache
 def accepted_schedules() -> list[Case]:
     """Every schedule that runs, with the first values of the other axes."""
     axes = {name: values if name in _SCHEDULE else values[:1] for name, values in AXES.items()}

@@ -1,11 +1,15 @@
 """Does every combination of flags give transformers' numbers? Log-probabilities of every prompt and output token."""
 
 import dataclasses
+import functools
 import itertools
+import random
+from pathlib import Path
 
 import pytest
 
 from weft import Engine, ServerArgs, WeftError
+from weft.engine import CompiledCore
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -17,12 +21,15 @@ from parity_cases import (
     Case,
     accepted_layouts,
     accepted_schedules,
+    combine,
     model_refuses,
     pairs_of,
     pairwise_cases,
     refused_for,
 )
-from parity_models import MODELS, ModelStore
+from parity_models import MODELS, ModelStore, write_hub_config
+from parity_variants import DENSE_ONLY, VARIANTS, changes_of
+from tiny_models import make_tiny_model
 
 # Short ones first, so that they decode while long ones come in, and last, so that several decode together.
 LENGTHS = (1, 2, 3, 7, 97, 71, 67, 83, 2, 1, 5, 1)
@@ -210,6 +217,52 @@ def check_collectives(case, ranks):
     dense_alone = case.dense_tp == 1 or not spec.dense_layers
     alone = case.attn_tp == 1 and ffn_alone and dense_alone and case.dp_lm_head
     assert (sum(calls.values()) == 0) == (case.tp == 1 or alone), calls
+
+
+# ---- any accepted flags, with any sizes and prompts ----
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_flags_and_sizes_say_what_transformers_says(models, seed):
+    rng = random.Random(seed)
+    case = combine(rng.choice(accepted_layouts()), rng.choice(accepted_schedules()))
+    flags = case.flags() | {
+        "max_running_requests": rng.choice([4, 8, 32]),
+        "max_total_tokens": rng.choice([128, 256, 1024]),
+    }
+    if case.tbo != "off":
+        flags["tbo_token_distribution_threshold"] = rng.choice([0.0, 0.2, 0.48, 0.5])
+    if case.graphs and case.dispatch != "normal":
+        flags |= rng.choice([{}, {"disable_cuda_graph_padding": True}, {"cuda_graph_bs": [4, 8]}])
+    lengths = [rng.choice([1, 2, rng.randrange(3, 30), rng.randrange(3, 100)]) for _ in range(rng.randrange(1, 24))]
+    core = functools.partial(
+        CompiledCore,
+        poison=rng.random() < 0.5,
+        dispatch_chunk_rows=rng.choice([1, 3, 8, 1024]),
+        num_threads=rng.choice([0, 1, 5]),
+    )
+    model = models.get(case.model)
+    with start(model, core_factory=core, **flags) as engine:
+        check_parity(engine, model, make_prompts(lengths, vocab(case.model), seed), rng.choice([1, 2, 6, 13]))
+
+
+# ---- other configurations of the families ----
+
+
+@pytest.mark.parametrize("hub", [False, True], ids=["transformers", "hub"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_of_the_models_say_what_transformers_says(tmp_path, name, hub):
+    family, changes = changes_of(name)
+    model = make_tiny_model(family, tmp_path, seed=1, **changes)
+    if hub:
+        write_hub_config(Path(model.path))
+    dispatch = {} if name in DENSE_ONLY else {"moe_a2a_backend": "deepep", "enable_two_batch_overlap": True}
+    for flags in (
+        {"tp": 2, "chunked_prefill_size": 16, "enable_mixed_chunk": True},
+        {"tp": 4, "dp": 2, "enable_dp_attention": True, **dispatch},
+    ):
+        with start(model, **flags) as engine:
+            check_parity(engine, model, make_prompts((1, 97, 31), changes["vocab_size"]), NEW_TOKENS)
 
 
 # ---- few requests, and other dtypes ----
