@@ -12,8 +12,11 @@ log-probabilities, and the same greedy token wherever the first leads the second
     ratio      transformers' time / weft's: above 1, weft is faster; `all` of the call, `step` of a decode step
     GB         bytes that a decode step must read: the weights once, and on average the keys and values of
                batch * (input + output / 2) tokens
-    floor_ms   GB / the rate at which these cores together read a 1 GiB buffer, measured in each round
-    of_floor   floor_ms / weft's step_ms: 100 % is a step that does nothing but read what it must
+    GB/s       the rate at which these cores together read a buffer of 1 GiB: the best of ten reads just before and
+               after weft's turn
+    floor_ms   GB / that rate
+    of_floor   floor_ms / weft's step_ms, round by round, then the median: 100 % is a step that does nothing but read
+               what it must
 
 Needs torch and transformers. On a busy machine `chrt -f 20` in front of the command gives it the cores.
 """
@@ -29,7 +32,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -59,6 +62,13 @@ BF16_BYTES = 2
 MAX_ERROR = {"float32": 3e-4, "bfloat16": 0.15}
 
 Prompts = list[list[int]]
+
+
+def timed(call: Callable[..., object], *args: object) -> float:
+    """Seconds that a call takes."""
+    start = time.perf_counter()
+    call(*args)
+    return time.perf_counter() - start
 
 
 def make_model(dtype: str, **changes: object) -> transformers.PreTrainedModel:
@@ -137,17 +147,10 @@ class ReadRate:
         memory = mmap.mmap(-1, 1 << 30)
         memory.madvise(mmap.MADV_HUGEPAGE)
         self.buffer = torch.frombuffer(memory, dtype=torch.float32).fill_(1.0)
-        self.samples: list[float] = []
 
-    def sample(self) -> None:
-        for _ in range(5):
-            start = time.perf_counter()
-            self.buffer.sum()
-            self.samples.append(self.buffer.nbytes / (time.perf_counter() - start) / 1e9)
-
-    @property
-    def gb_per_s(self) -> float:
-        return statistics.median(self.samples)
+    def sample(self) -> float:
+        """GB/s of the fastest of five reads."""
+        return self.buffer.nbytes / min(timed(self.buffer.sum) for _ in range(5)) / 1e9
 
 
 def step_bytes(batch: int, length: float) -> float:
@@ -164,32 +167,29 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor()
 
 
-def timed(call: object, *args: object) -> float:
-    start = time.perf_counter()
-    call(*args)  # type: ignore[operator]
-    return time.perf_counter() - start
-
-
-def measure(
-    batches: Sequence[int], input_len: int, output: int, rounds: int
-) -> tuple[ReadRate, list[dict[str, float]]]:
-    rate = ReadRate()
+def measure(batches: Sequence[int], input_len: int, output: int, rounds: int) -> list[dict[str, float]]:
+    read_rate = ReadRate()
     prompts = {batch: make_prompts(batch, input_len) for batch in batches}
     seconds: dict[tuple[str, int, int], list[float]] = defaultdict(list)
+    rates: dict[int, list[float]] = defaultdict(list)
     model = make_model("bfloat16")
     with tempfile.TemporaryDirectory() as directory:
         model.config.save_pretrained(directory)
         with make_engine(directory, "dummy", "bfloat16", max(batches)) as engine:
             sides = {"weft": (ask_weft, engine), "transformers": (ask_transformers, model)}
-            for index in range(-1, rounds):  # the first round is to warm up
-                rate.sample()
+            for batch in batches:  # a few tokens to warm up
+                for ask, what in sides.values():
+                    ask(what, prompts[batch], 4)
+            for _ in range(rounds):
                 for batch in batches:
-                    for tokens in (1, output):
-                        for side, (ask, what) in sides.items():
+                    before = read_rate.sample()
+                    for side, (ask, what) in sides.items():
+                        for tokens in (1, output):
                             time.sleep(0.05)  # PyTorch's threads spin for a while before they sleep
-                            taken = timed(ask, what, prompts[batch], tokens)
-                            if index >= 0:
-                                seconds[side, batch, tokens].append(taken)
+                            seconds[side, batch, tokens].append(timed(ask, what, prompts[batch], tokens))
+                        if side == "weft":
+                            time.sleep(0.05)
+                            rates[batch].append(max(before, read_rate.sample()))
     rows = []
     for batch in batches:
         row: dict[str, float] = {"batch": batch}
@@ -201,10 +201,15 @@ def measure(
         row["ratio_all"] = row["weft_tok_per_s"] / row["transformers_tok_per_s"]
         row["ratio_step"] = row["transformers_step_ms"] / row["weft_step_ms"]
         row["gb"] = step_bytes(batch, input_len + output / 2) / 1e9
-        row["floor_ms"] = row["gb"] / rate.gb_per_s * 1e3
-        row["of_floor"] = row["floor_ms"] / row["weft_step_ms"]
+        row["read_gb_per_s"] = statistics.median(rates[batch])
+        row["floor_ms"] = row["gb"] / row["read_gb_per_s"] * 1e3
+        firsts, wholes = seconds["weft", batch, 1], seconds["weft", batch, output]
+        row["of_floor"] = statistics.median(
+            row["gb"] / rate / ((whole - first) / (output - 1))
+            for rate, first, whole in zip(rates[batch], firsts, wholes, strict=True)
+        )
         rows.append(row)
-    return rate, rows
+    return rows
 
 
 def main() -> None:
@@ -222,7 +227,7 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     load = os.getloadavg()[0]
     errors = {dtype: check(dtype) for dtype in MAX_ERROR}
-    rate, rows = measure(options.batch, options.input, options.output, options.rounds)
+    rows = measure(options.batch, options.input, options.output, options.rounds)
     root = Path(__file__).resolve().parent.parent
     git = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
     about = {
@@ -236,7 +241,6 @@ def main() -> None:
         "scheduling": {os.SCHED_OTHER: "normal", os.SCHED_FIFO: "fifo", os.SCHED_RR: "rr"}.get(
             os.sched_getscheduler(0), "other"
         ),
-        "read_gb_per_s": rate.gb_per_s,
         "max_err": errors,
         "input": options.input,
         "output": options.output,
@@ -248,22 +252,19 @@ def main() -> None:
     print(
         f"{about['machine']}, {cores} cores, {about['scheduling']} scheduling, load {load:.1f} to "
         f"{about['load_after']:.1f}, commit {about['commit']}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}\nreads {rate.gb_per_s:.1f} GB/s; {options.input} in, "
-        f"{options.output} out; max_err {errors['float32']:.1e} in f32, {errors['bfloat16']:.1e} in bf16\n"
+        f"transformers {transformers.__version__}\n{options.input} in, {options.output} out, {options.rounds} rounds; "
+        f"max_err {errors['float32']:.1e} in f32, {errors['bfloat16']:.1e} in bf16\n"
     )
-    print("       |        weft                |      transformers          |    ratio     |")
-    print("batch  |   tok/s  first_ms  step_ms |   tok/s  first_ms  step_ms |  all    step |    GB  floor_ms  of_floor")
+    print("       |            weft            |        transformers        |    ratio    |")
+    print("batch  |   tok/s  first_ms  step_ms |   tok/s  first_ms  step_ms |   all  step |", end="")
+    print("    GB  GB/s  floor_ms  of_floor")
     for row in rows:
         print(f"{row['batch']:5}  |", end="")
         for side in ("weft", "transformers"):
-            print(
-                f" {row[f'{side}_tok_per_s']:7.1f}  {row[f'{side}_first_ms']:8.0f}  {row[f'{side}_step_ms']:7.1f} |",
-                end="",
-            )
-        print(
-            f" {row['ratio_all']:4.2f}  {row['ratio_step']:6.2f} | {row['gb']:5.2f}  {row['floor_ms']:8.1f}  "
-            f"{row['of_floor']:8.0%}"
-        )
+            tok_per_s, first_ms, step_ms = (row[f"{side}_{what}"] for what in ("tok_per_s", "first_ms", "step_ms"))
+            print(f" {tok_per_s:7.1f}  {first_ms:8.0f}  {step_ms:7.1f} |", end="")
+        print(f" {row['ratio_all']:5.2f} {row['ratio_step']:5.2f} | {row['gb']:5.2f}", end="")
+        print(f" {row['read_gb_per_s']:5.1f}  {row['floor_ms']:8.1f}  {row['of_floor']:8.0%}")
 
 
 if __name__ == "__main__":
