@@ -143,8 +143,8 @@ class RankWorker::Impl {
   }
 
   void drain() noexcept {
-    // A failed device lets go of who waits at once, while an op of another stream may still read a peer's memory.
-    // The end of a stream waits for its thread.
+    // A failed device lets go of who waits at once, while an op of another stream may still read a peer's
+    // memory. The end of a stream waits for its thread.
     comm_stream_.reset();
     compute_.reset();
   }

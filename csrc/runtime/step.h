@@ -33,7 +33,8 @@ struct StepBatch {
   std::vector<int64_t> release = {};  // rids to drop
 };
 
-/// kFailed: the model left no finite probabilities, and the token is -1. The scheduler must release the request.
+/// kFailed: the model left no finite probabilities, and the token is -1. The scheduler must release the
+/// request.
 enum class Finish : uint8_t { kRunning = 0, kStop = 1, kLength = 2, kFailed = 3 };
 
 struct TokenLogprob {
