@@ -6,7 +6,7 @@ instead; both are counted and printed. Nothing is skipped by its number.
 
 import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,42 +21,40 @@ CASES_DIR = Path(os.environ.get("WEFT_CASES_DIR", Path(__file__).parent / "cases
 EXTEND_MODES = ("EXTEND", "MIXED")
 
 Case = dict[str, Any]
-
-
-def load(name: str, section: str) -> list[Case]:
-    return json.loads((CASES_DIR / name).read_text())[section]
+Check = Callable[[Case, "Tally"], None]
+Skip = Callable[[Case], str | None]  # why weft cannot be compared on a case; None: it can
 
 
 class Tally:
-    """Checks cases one by one, then reports how many were checked, skipped and decided by a rule of weft's own."""
+    """How many cases of a file were compared, in how many weft's own rule decided, and how many were skipped."""
 
-    def __init__(self, title: str):
-        self.title = title
+    def __init__(self):
         self.checked = 0
-        self.skipped: Counter[str] = Counter()
         self.own_rules: Counter[str] = Counter()
-        self.failures: list[str] = []
+        self.skipped: Counter[str] = Counter()
 
-    def run(self, cases: list[Case], check: Callable[[Case, "Tally"], None], skip: Callable[[Case], str | None]):
-        for index, case in enumerate(cases):
-            reason = skip(case)
-            if reason:
-                self.skipped[reason] += 1
-                continue
-            try:
-                check(case, self)
-            except (AssertionError, WeftError) as error:
-                self.failures.append(f"case {case.get('id', index)}: {error}"[:600])
-            self.checked += 1
+    def __str__(self) -> str:
+        counts = [(self.own_rules, "of them by weft's own rule"), (self.skipped, "skipped")]
+        lines = [f"  {n} {what}: {why}" for of, what in counts for why, n in sorted(of.items())]
+        total = (
+            f"{self.checked} checked, {sum(self.own_rules.values())} differing, {sum(self.skipped.values())} skipped"
+        )
+        return "\n".join([total, *lines])
 
-    def report(self, capsys: pytest.CaptureFixture[str]):
-        with capsys.disabled():
-            print(f"\n{self.title}: {self.checked} checked", end="")
-            for what, counts in (("skipped", self.skipped), ("weft's own rule", self.own_rules)):
-                for reason, count in sorted(counts.items()):
-                    print(f"; {what}: {count} ({reason})", end="")
-        assert not self.failures, "\n".join(self.failures)
-        assert self.checked > 0
+
+TALLIES: dict[str, Tally] = defaultdict(Tally)
+
+
+def load(file: str, section: str) -> list[Case]:
+    return json.loads((CASES_DIR / file).read_text()).get(section, [])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _counts(request: pytest.FixtureRequest):
+    yield
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        for file, tally in TALLIES.items():
+            print(f"\n{file}: {tally}", end="")
 
 
 def never(_: Case) -> str | None:
@@ -89,6 +87,10 @@ def expected_children(case: Case, tally: Tally) -> list[Case] | None:
     if first.get("mix_decode_bs"):
         first["mix_decode_bs"] = max(0, end - 1 - max(begin, len(case["extend_lens"]) - case["mix_decode_bs"]))
     return [first, second]
+
+
+def skip_split(case: Case) -> str | None:
+    return None if case["mode"] in ForwardMode.__members__ else f"no mode {case['mode']}"
 
 
 def check_split(case: Case, tally: Tally):
@@ -141,229 +143,182 @@ def check_split(case: Case, tally: Tally):
         assert child.mix_decode_bs == (want.get("mix_decode_bs") or 0)
 
 
-def test_splits(capsys: pytest.CaptureFixture[str]):
-    tally = Tally("split_cases.json, cases")
-    tally.run(
-        load("split_cases.json", "cases"),
-        check_split,
-        lambda case: None if case["mode"] in ForwardMode.__members__ else f"no mode {case['mode']}",
-    )
-    tally.report(capsys)
+def skip_graph_replay(case: Case) -> str | None:
+    return "a literal IDLE replay divides by zero upstream" if "error" in case else None
 
 
-def test_graph_replay_splits(capsys: pytest.CaptureFixture[str]):
-    def check(case: Case, tally: Tally):
-        rows, width = case["num_tokens"], case.get("token_num_per_seq", 1)
-        index = overlap.compute_split_seq_index(ForwardMode[case["mode"]], rows, None, width)
-        assert index == case["split_seq_index"]
-        token_index = overlap.compute_split_token_index(index, ForwardMode[case["mode"]], None, width)
-        assert token_index == case["split_token_index"]
-        if rows % 2 or token_index * 2 != rows:
-            tally.own_rules["a bucket that is captured under overlap has two equal halves"] += 1
-            return
-        real = case.get("num_token_non_padded", rows)
-        assert list(overlap.replay_split(rows, real)) == case["children_num_token_non_padded"]
-
-    tally = Tally("split_cases.json, graph_replay")
-    tally.run(
-        load("split_cases.json", "graph_replay"),
-        check,
-        lambda case: "a literal IDLE replay divides by zero upstream" if "error" in case else None,
-    )
-    tally.report(capsys)
+def check_graph_replay(case: Case, tally: Tally):
+    rows, width = case["num_tokens"], case.get("token_num_per_seq", 1)
+    index = overlap.compute_split_seq_index(ForwardMode[case["mode"]], rows, None, width)
+    assert index == case["split_seq_index"]
+    token_index = overlap.compute_split_token_index(index, ForwardMode[case["mode"]], None, width)
+    assert token_index == case["split_token_index"]
+    if rows % 2 or token_index * 2 != rows:
+        tally.own_rules["a bucket that is captured under overlap has two equal halves"] += 1
+        return
+    real = case.get("num_token_non_padded", rows)
+    assert list(overlap.replay_split(rows, real)) == case["children_num_token_non_padded"]
 
 
 # Stage orders
 
-
-def test_stage_strategies(capsys: pytest.CaptureFixture[str]):
-    shared_experts = {"DeepseekV2DecoderLayer": True, "Qwen3MoeDecoderLayer": False, "MiMoV2DecoderLayer": False}
-
-    def skip(case: Case) -> str | None:
-        if case["layer_class"] not in shared_experts:
-            return f"no layer {case['layer_class']}"
-        return "SGLang has no strategy, weft overlaps" if "error" in case else None
-
-    def check(case: Case, _: Tally):
-        layouts = comm.layer_layouts(
-            "S" * case["num_layers"],
-            tp_size=4,
-            attn_dp_size=4,
-            moe_a2a_backend="deepep",
-            moe_dense_tp_size=None,
-            two_batch_overlap=True,
-        )
-        # SGLang runs TARGET_VERIFY by the decode strategy.
-        extend = case["mode"] == "EXTEND"
-        stages, delta = overlap.stages(
-            layouts,
-            schedule=ForwardMode.EXTEND if extend else ForwardMode.DECODE,
-            dispatch="normal" if extend else "low_latency",
-            has_shared_experts=shared_experts[case["layer_class"]],
-        )
-        # weft's boundaries have a second half, which waits; its names have no "attn." or "mlp.".
-        mine = [[[layer, op] for layer, op in stage if not op.endswith("_wait")] for stage in stages]
-        theirs = [[[layer, op.split(".")[-1]] for layer, op in stage] for stage in case["stages"]]
-        assert mine == theirs
-        assert (len(stages), delta) == (case["num_stages"], case["delta_stages"])
-        assert [list(step) for step in overlap.stage_order(len(stages), delta)] == case["order"]
-
-    tally = Tally("overlap_order_cases.json, strategies")
-    tally.run(load("overlap_order_cases.json", "strategies"), check, skip)
-    tally.report(capsys)
+SHARED_EXPERTS = {"DeepseekV2DecoderLayer": True, "Qwen3MoeDecoderLayer": False, "MiMoV2DecoderLayer": False}
 
 
-def test_generic_stage_order(capsys: pytest.CaptureFixture[str]):
-    def check(case: Case, _: Tally):
-        order = overlap.stage_order(case["num_stages"], case["delta"])
-        assert [list(step) for step in order] == case["order"]
+def skip_strategy(case: Case) -> str | None:
+    return None if case["layer_class"] in SHARED_EXPERTS else f"no layer {case['layer_class']}"
 
-    tally = Tally("overlap_order_cases.json, generic_order")
-    tally.run(load("overlap_order_cases.json", "generic_order"), check, never)
-    tally.report(capsys)
+
+def check_strategy(case: Case, tally: Tally):
+    layouts = comm.layer_layouts(
+        "S" * case.get("num_layers", 2),
+        tp_size=4,
+        attn_dp_size=4,
+        moe_a2a_backend="deepep",
+        moe_dense_tp_size=None,
+        two_batch_overlap=True,
+    )
+    # SGLang runs TARGET_VERIFY by the decode strategy, and has none for MIXED; weft runs MIXED as EXTEND.
+    extend = case["mode"] in EXTEND_MODES
+    stages, delta = overlap.stages(
+        layouts,
+        schedule=ForwardMode.EXTEND if extend else ForwardMode.DECODE,
+        dispatch="normal" if extend else "low_latency",
+        has_shared_experts=SHARED_EXPERTS[case["layer_class"]],
+    )
+    if "error" in case:
+        tally.own_rules["SGLang has no strategy, weft overlaps"] += 1
+        assert len(stages) > 1
+        return
+    # weft's boundaries have a second half, which waits; its names have no "attn." or "mlp.".
+    mine = [[[layer, op] for layer, op in stage if not op.endswith("_wait")] for stage in stages]
+    theirs = [[[layer, op.split(".")[-1]] for layer, op in stage] for stage in case["stages"]]
+    assert mine == theirs
+    assert (len(stages), delta) == (case["num_stages"], case["delta_stages"])
+    assert [list(step) for step in overlap.stage_order(len(stages), delta)] == case["order"]
+
+
+def check_stage_order(case: Case, _: Tally):
+    order = overlap.stage_order(case["num_stages"], case["delta"])
+    assert [list(step) for step in order] == case["order"]
 
 
 # Padding and ranks
 
 
-def test_padding(capsys: pytest.CaptureFixture[str]):
-    def skip(case: Case) -> str | None:
-        if case["cp_align_size"] != 1:
-            return "no context parallelism"
-        if case["can_run_dp_breakable"]:
-            return "no prefill graphs"
-        return "no hybrid state-space models" if case["max_len_with_idle"] else None
-
-    def check(case: Case, _: Tally):
-        padding = plan.dp_padding(
-            case["global_num_tokens"],
-            attn_tp_size=case["attn_tp_size"],
-            attn_dp_size=case["attn_dp_size"],
-            is_extend_in_batch=case["is_extend_in_batch"],
-        )
-        assert padding.aligned == case["aligned"]
-        assert padding.mode == case["mode"]
-        assert padding.padded == case["padded"]
-        assert padding.buffer_len == case["global_dp_buffer_len"]
-        assert padding.start == case["local_start_pos"]
-        assert padding.buffer_len - sum(case["global_num_tokens"]) == case["wasted_rows"]
-
-    tally = Tally("padding_cases.json, cases")
-    tally.run(load("padding_cases.json", "cases"), check, skip)
-    tally.report(capsys)
+def skip_padding(case: Case) -> str | None:
+    if case["cp_align_size"] != 1:
+        return "no context parallelism"
+    if case["can_run_dp_breakable"]:
+        return "no prefill graphs"
+    return "no hybrid state-space models" if case["max_len_with_idle"] else None
 
 
-def test_topology(capsys: pytest.CaptureFixture[str]):
-    def check(case: Case, _: Tally):
-        parallel = plan.ParallelConfig(
-            tp_size=case["tp_size"], dp_size=case["dp_size"], enable_dp_attention=case["enable_dp_attention"]
-        )
-        assert parallel.attn_tp_size == case["attn_tp_size"]
-        assert parallel.attn_dp_size == case["attn_dp_size"]
-        ranks = [[parallel.attn_tp_rank(r), parallel.attn_dp_rank(r)] for r in range(case["tp_size"])]
-        assert ranks == case["rank_attn_tp_and_attn_dp"]
+def check_padding(case: Case, _: Tally):
+    padding = plan.dp_padding(
+        case["global_num_tokens"],
+        attn_tp_size=case["attn_tp_size"],
+        attn_dp_size=case["attn_dp_size"],
+        is_extend_in_batch=case["is_extend_in_batch"],
+    )
+    assert padding.aligned == case["aligned"]
+    assert padding.mode == case["mode"]
+    assert padding.padded == case["padded"]
+    assert padding.buffer_len == case["global_dp_buffer_len"]
+    assert padding.start == case["local_start_pos"]
+    assert padding.buffer_len - sum(case["global_num_tokens"]) == case["wasted_rows"]
 
-    def skip(case: Case) -> str | None:
-        if case["attn_cp_size"] != 1:
-            return "no context parallelism"
-        replicas = case["dp_size"] > 1 and not case["enable_dp_attention"]
-        return "weft refuses replicas (dp without DP attention)" if replicas else None
 
-    tally = Tally("padding_cases.json, topology")
-    tally.run(load("padding_cases.json", "topology"), check, skip)
-    tally.report(capsys)
+def skip_topology(case: Case) -> str | None:
+    return None if case["attn_cp_size"] == 1 else "no context parallelism"
+
+
+def check_topology(case: Case, tally: Tally):
+    if case["dp_size"] > 1 and not case["enable_dp_attention"]:
+        tally.own_rules["weft's data parallelism is DP attention; it refuses replicas"] += 1
+        with pytest.raises(WeftError, match="--enable-dp-attention"):
+            plan.ParallelConfig(tp_size=case["tp_size"], dp_size=case["dp_size"])
+        return
+    parallel = plan.ParallelConfig(
+        tp_size=case["tp_size"], dp_size=case["dp_size"], enable_dp_attention=case["enable_dp_attention"]
+    )
+    assert parallel.attn_tp_size == case["attn_tp_size"]
+    assert parallel.attn_dp_size == case["attn_dp_size"]
+    ranks = [[parallel.attn_tp_rank(r), parallel.attn_dp_rank(r)] for r in range(case["tp_size"])]
+    assert ranks == case["rank_attn_tp_and_attn_dp"]
 
 
 # Graph buckets
 
 
-def test_capture_lists(capsys: pytest.CaptureFixture[str]):
-    def check(case: Case, _: Tally):
-        if case["fn"] == "cpu":
-            assert graph.cpu_capture_batch_sizes(case["max_bs"]) == case["bs"]
-            return
-        sizes = graph.capture_batch_sizes(
-            case["max_bs"],
-            speculative=case.get("speculative", False),
-            disable_padding=case.get("disable_padding", False),
+def skip_capture_list(case: Case) -> str | None:
+    return "no prefill graphs" if case["fn"] == "prefill" else None
+
+
+def check_capture_list(case: Case, _: Tally):
+    if case["fn"] == "cpu":
+        assert graph.cpu_capture_batch_sizes(case["max_bs"]) == case["bs"]
+        return
+    sizes = graph.capture_batch_sizes(
+        case["max_bs"],
+        speculative=case.get("speculative", False),
+        disable_padding=case.get("disable_padding", False),
+    )
+    assert sizes == case["bs"]
+
+
+def skip_capture_filter(case: Case) -> str | None:
+    return None if case["attn_cp_size"] == 1 else "no context parallelism"
+
+
+def check_capture_filter(case: Case, _: Tally):
+    sizes = case["bs"] if "bs" in case else graph.capture_batch_sizes(case["max_bs"])
+
+    def capture_sizes() -> list[int]:
+        return graph.filter_capture_sizes(
+            sizes,
+            pool_size=case["pool_size"],
+            two_batch_overlap=case["enable_two_batch_overlap"],
+            gathered_buffer=case["require_gathered_buffer"],
+            attn_tp_size=case["attn_tp_size"],
+            tokens_per_req=case["tokens_per_req"],
         )
-        assert sizes == case["bs"]
 
-    tally = Tally("graph_bs_cases.json, generators")
-    tally.run(
-        load("graph_bs_cases.json", "generators"),
-        check,
-        lambda case: "no prefill graphs" if case["fn"] == "prefill" else None,
-    )
-    tally.report(capsys)
+    if case["error"]:
+        with pytest.raises(WeftError):
+            capture_sizes()
+    else:
+        assert capture_sizes() == case["capture_bs"]
 
 
-def test_capture_filter(capsys: pytest.CaptureFixture[str]):
-    def check(case: Case, _: Tally):
-        sizes = case["bs"] if "bs" in case else graph.capture_batch_sizes(case["max_bs"])
-
-        def capture_sizes() -> list[int]:
-            return graph.filter_capture_sizes(
-                sizes,
-                pool_size=case["pool_size"],
-                two_batch_overlap=case["enable_two_batch_overlap"],
-                gathered_buffer=case["require_gathered_buffer"],
-                attn_tp_size=case["attn_tp_size"],
-                tokens_per_req=case["tokens_per_req"],
-            )
-
-        if case["error"]:
-            with pytest.raises(WeftError):
-                capture_sizes()
-        else:
-            assert capture_sizes() == case["capture_bs"]
-
-    tally = Tally("graph_bs_cases.json, capture_filter")
-    tally.run(
-        load("graph_bs_cases.json", "capture_filter"),
-        check,
-        lambda case: "no context parallelism" if case["attn_cp_size"] != 1 else None,
-    )
-    tally.report(capsys)
-
-
-def test_buckets(capsys: pytest.CaptureFixture[str]):
-    def check(case: Case, _: Tally):
-        assert graph.bucket_of(graph.capture_batch_sizes(case["max_bs"]), case["raw"]) == case["padded"]
-
-    tally = Tally("graph_bs_cases.json, pad_to_bucket")
-    tally.run(load("graph_bs_cases.json", "pad_to_bucket"), check, never)
-    tally.report(capsys)
+def check_bucket(case: Case, _: Tally):
+    assert graph.bucket_of(graph.capture_batch_sizes(case["max_bs"]), case["raw"]) == case["padded"]
 
 
 # Layouts
 
 
-def test_layouts(capsys: pytest.CaptureFixture[str]):
-    def skip(case: Case) -> str | None:
-        if case["attn_cp_size"] != 1 or case["prefill_cp_input_scattered"]:
-            return "no context parallelism"
-        if case["fp4_allgather"]:
-            return "no fp4"
-        return None if case["moe_a2a_backend"] in ("none", "deepep") else f"no backend {case['moe_a2a_backend']}"
+def skip_layout(case: Case) -> str | None:
+    if case["attn_cp_size"] != 1 or case["prefill_cp_input_scattered"]:
+        return "no context parallelism"
+    if case["fp4_allgather"]:
+        return "no fp4"
+    return None if case["moe_a2a_backend"] in ("none", "deepep") else f"no backend {case['moe_a2a_backend']}"
 
-    def check(case: Case, _: Tally):
-        layers = comm.layer_layouts(
-            case["pattern"],
-            tp_size=case["tp_size"],
-            attn_dp_size=case["attn_dp_size"],
-            moe_a2a_backend=case["moe_a2a_backend"],
-            moe_dense_tp_size=case["moe_dense_tp_size"],
-            two_batch_overlap=case["enable_two_batch_overlap"],
-        )
-        names = ("sparse", "input", "attn", "mlp", "middle_residual", "output")
-        names += ("prepare_attn", "prepare_mlp", "postprocess")
-        mine = [{name: getattr(layer, name) for name in names} for layer in layers]
-        assert mine == [{name: want[name] for name in names} for want in case["layers"]]
 
-    tally = Tally("scatter_mode_cases.json, cases")
-    tally.run(load("scatter_mode_cases.json", "cases"), check, skip)
-    tally.report(capsys)
+def check_layout(case: Case, _: Tally):
+    layers = comm.layer_layouts(
+        case["pattern"],
+        tp_size=case["tp_size"],
+        attn_dp_size=case["attn_dp_size"],
+        moe_a2a_backend=case["moe_a2a_backend"],
+        moe_dense_tp_size=case["moe_dense_tp_size"],
+        two_batch_overlap=case["enable_two_batch_overlap"],
+    )
+    names = ("sparse", "input", "attn", "mlp", "middle_residual", "output")
+    names += ("prepare_attn", "prepare_mlp", "postprocess")
+    mine = [{name: getattr(layer, name) for name in names} for layer in layers]
+    assert mine == [{name: want[name] for name in names} for want in case["layers"]]
 
 
 # Agreement
@@ -454,12 +409,81 @@ def check_agreement(case: Case, tally: Tally):
         assert step.schedule == (ForwardMode.EXTEND if is_extend(common) else ForwardMode.DECODE)
 
 
-def test_agreement(capsys: pytest.CaptureFixture[str]):
-    def skip(case: Case) -> str | None:
-        if case["config"].get("skip_all_gather"):
-            return "ranks always agree"
-        return "no elastic expert parallelism" if "active" in case["config"] else None
+def skip_agreement(case: Case) -> str | None:
+    if case["config"].get("skip_all_gather"):
+        return "ranks always agree"
+    return "no elastic expert parallelism" if "active" in case["config"] else None
 
-    tally = Tally("dp_sync_cases.json, cases")
-    tally.run(load("dp_sync_cases.json", "cases"), check_agreement, skip)
-    tally.report(capsys)
+
+# One test a file. `SECTIONS[file][section]` says how its cases are compared, and which are not.
+
+SECTIONS: dict[str, dict[str, tuple[Check, Skip]]] = {
+    "split_cases.json": {
+        "cases": (check_split, skip_split),
+        "graph_replay": (check_graph_replay, skip_graph_replay),
+    },
+    "overlap_order_cases.json": {
+        "strategies": (check_strategy, skip_strategy),
+        "generic_order": (check_stage_order, never),
+    },
+    "padding_cases.json": {
+        "cases": (check_padding, skip_padding),
+        "topology": (check_topology, skip_topology),
+    },
+    "graph_bs_cases.json": {
+        "generators": (check_capture_list, skip_capture_list),
+        "capture_filter": (check_capture_filter, skip_capture_filter),
+        "pad_to_bucket": (check_bucket, never),
+    },
+    "scatter_mode_cases.json": {"cases": (check_layout, skip_layout)},
+    "dp_sync_cases.json": {"cases": (check_agreement, skip_agreement)},
+}
+
+
+def cases_of(file: str) -> pytest.MarkDecorator:
+    """The cases of a file, each with the name of its section."""
+    found = [(section, case) for section in SECTIONS[file] for case in load(file, section)]
+    names = [f"{section}-{case.get('id', i)}" for i, (section, case) in enumerate(found)]
+    return pytest.mark.parametrize(("section", "case"), found, ids=names)
+
+
+def run(file: str, section: str, case: Case) -> None:
+    """Compare weft with one case, or skip it by rule, and count it."""
+    check, skip = SECTIONS[file][section]
+    tally = TALLIES[file]
+    reason = skip(case)
+    if reason:
+        tally.skipped[reason] += 1
+        pytest.skip(reason)
+    tally.checked += 1
+    check(case, tally)
+
+
+@cases_of("split_cases.json")
+def test_split_cases(section: str, case: Case):
+    run("split_cases.json", section, case)
+
+
+@cases_of("overlap_order_cases.json")
+def test_overlap_order_cases(section: str, case: Case):
+    run("overlap_order_cases.json", section, case)
+
+
+@cases_of("padding_cases.json")
+def test_padding_cases(section: str, case: Case):
+    run("padding_cases.json", section, case)
+
+
+@cases_of("graph_bs_cases.json")
+def test_graph_bs_cases(section: str, case: Case):
+    run("graph_bs_cases.json", section, case)
+
+
+@cases_of("scatter_mode_cases.json")
+def test_scatter_mode_cases(section: str, case: Case):
+    run("scatter_mode_cases.json", section, case)
+
+
+@cases_of("dp_sync_cases.json")
+def test_dp_sync_cases(section: str, case: Case):
+    run("dp_sync_cases.json", section, case)
