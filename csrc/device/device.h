@@ -205,9 +205,6 @@ class Device {
   virtual void start_trace() = 0;
   /// Ends it. Spans in order of their ends.
   [[nodiscard]] virtual std::vector<OpSpan> take_trace() = 0;
-  /// Sets every byte of the buffer memory whose name starts with `prefix` to 0xff (NaN in every float type).
-  /// For tests of inert padding; the device must be idle.
-  virtual void poison(std::string_view prefix) = 0;
 };
 
 struct CpuOptions {

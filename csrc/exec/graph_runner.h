@@ -6,6 +6,7 @@
 #include <tuple>
 #include <vector>
 
+#include "base/error.h"
 #include "device/device.h"
 #include "exec/ledger.h"
 #include "plan/step_plan.h"
@@ -36,14 +37,20 @@ struct CapturedStep {
 class GraphRunner {
  public:
   /// Replays the step of `key` on `stream`; captures it first if need be by calling `enqueue`, which runs the
-  /// stages once and returns their records. Nothing of the capture executes.
+  /// stages once and returns their records. Nothing of the capture executes. If `enqueue` throws, so does
+  /// this: no stream captures any more and no graph is kept.
   template <class Enqueue>
   const CapturedStep& replay(device::Stream& stream, const GraphKey& key, Enqueue&& enqueue) {
     auto found = steps_.find(key);
     if (found == steps_.end()) {
       CapturedStep step;
       stream.begin_capture();
-      step.records = enqueue();
+      try {
+        step.records = enqueue();
+      } catch (...) {
+        discard_capture(stream);
+        throw;
+      }
       step.graph = stream.end_capture();
       step.trace_hash = plan::shared_trace_hash(step.records);
       found = steps_.emplace(key, std::move(step)).first;
@@ -54,6 +61,14 @@ class GraphRunner {
   [[nodiscard]] size_t num_graphs() const { return steps_.size(); }
 
  private:
+  static void discard_capture(device::Stream& stream) noexcept {
+    try {
+      static_cast<void>(stream.end_capture());
+    } catch (const Error&) {
+      // A stream that had joined was not joined back: no wonder, and the capture has ended all the same.
+    }
+  }
+
   std::map<GraphKey, CapturedStep> steps_;
 };
 

@@ -176,19 +176,5 @@ TEST_P(ConformanceTest, TheLedgerCountsWhatIsAllocated) {
                {"dev:0", "'too_much'", std::to_string(memory.total_bytes + 1)});
 }
 
-TEST_P(ConformanceTest, PoisonSetsOnlyBuffersOfThePrefix) {
-  auto stream = device->make_stream("compute");
-  const Buffer a = zeros(4, "ws.attention");
-  const Buffer b = zeros(4, "weights");
-  device->poison("ws.");
-  EXPECT_EQ(first(*stream, a), -1);
-  EXPECT_EQ(first(*stream, b), 0);
-  Gate gate(*device);
-  backend.hold(*stream, gate.view());
-  expect_error([&] { device->poison(""); }, {"dev:0", "ops are running"});
-  gate.open();
-  stream->wait_idle(kLong);
-}
-
 }  // namespace
 }  // namespace weft::device

@@ -34,11 +34,6 @@ std::shared_ptr<BufferRecord> BufferTable::find(uintptr_t address) const {
   return address - record->begin < record->num_bytes ? record : nullptr;
 }
 
-std::vector<std::shared_ptr<BufferRecord>> BufferTable::all() const {
-  const std::shared_lock lock(mutex_);
-  return records_;
-}
-
 const std::shared_ptr<BufferRecord>& BufferCache::find(const Access& access, std::string_view stream,
                                                        std::string_view op) {
   const auto address = reinterpret_cast<uintptr_t>(access.data);

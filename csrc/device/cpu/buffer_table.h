@@ -41,7 +41,6 @@ class BufferTable {
   [[nodiscard]] uint64_t num_removed() const { return num_removed_.load(std::memory_order_acquire); }
   /// The buffer whose [begin, begin + num_bytes) holds `address`, or null.
   [[nodiscard]] std::shared_ptr<BufferRecord> find(uintptr_t address) const;
-  [[nodiscard]] std::vector<std::shared_ptr<BufferRecord>> all() const;
 
  private:
   mutable std::shared_mutex mutex_;

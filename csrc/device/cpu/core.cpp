@@ -130,10 +130,4 @@ void Core::check_no_capture(std::string_view where, std::string_view what) const
       where, what, capturing_.front());
 }
 
-bool Core::idle() const {
-  const auto live = streams();
-  return std::all_of(live.begin(), live.end(),
-                     [](const auto& s) { return s->progress().completed() == s->num_pushed(); });
-}
-
 }  // namespace weft::device::cpu

@@ -42,7 +42,6 @@ class Core {
   void retire(Memory memory, size_t num_bytes);
   /// Frees what is no longer in use.
   void sweep();
-  [[nodiscard]] bool idle() const;
 
   void capture_begins(const std::string& stream);
   void capture_ends(const std::string& stream);

@@ -1,4 +1,3 @@
-#include <cstring>
 #include <utility>
 
 #include "base/error.h"
@@ -68,13 +67,6 @@ class CpuDevice final : public Device {
   [[nodiscard]] std::string failure() const override { return core_->health.message(); }
   void start_trace() override { core_->runner.start_trace(); }
   [[nodiscard]] std::vector<OpSpan> take_trace() override { return core_->runner.take_trace(); }
-  void poison(std::string_view prefix) override {
-    WEFT_CHECK(core_->idle(), "{}: poison('{}') while ops are running; wait for them first", name(), prefix);
-    for (const auto& record : core_->buffers.all()) {
-      if (std::string_view(record->name).substr(0, prefix.size()) != prefix) continue;
-      std::memset(reinterpret_cast<void*>(record->begin), 0xff, record->num_bytes);
-    }
-  }
   [[nodiscard]] int64_t num_waits() const { return core_->num_waits.load(); }
   [[nodiscard]] int64_t num_ops() const { return core_->runner.num_ops(); }
 
