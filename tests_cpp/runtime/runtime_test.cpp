@@ -3,7 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <map>
 #include <set>
 
@@ -13,7 +12,6 @@
 namespace weft::runtime {
 namespace {
 
-using testing::Contains;
 using testing::HasSubstr;
 using testing::StartsWith;
 
@@ -198,33 +196,6 @@ TEST(FaultTest, AnOpThatThrowsOnAnyRankIsNamedAndTheRuntimeEnds) {
       EXPECT_THAT(message, HasSubstr("op '"));
     }
   }
-}
-
-TEST(HookTest, CommunicatorsAndDispatchersOfEveryRankCanBeWrapped) {
-  std::mutex mutex;
-  std::set<std::tuple<int, std::string, int>> communicators;
-  std::multiset<int> dispatchers;
-  int edits = 0;
-  RuntimeHooks with = hooks();
-  with.wrap_communicator = [&](int rank, plan::Group group, int channel,
-                               std::unique_ptr<comm::Communicator> inner) {
-    const std::lock_guard lock(mutex);
-    EXPECT_EQ(inner->size(), group == plan::Group::kTp ? 4 : 2);
-    communicators.emplace(rank, plan::group_name(group), channel);
-    return inner;
-  };
-  with.wrap_dispatcher = [&](int rank, std::unique_ptr<comm::Dispatcher> inner) {
-    const std::lock_guard lock(mutex);
-    dispatchers.insert(rank);
-    return inner;
-  };
-  with.edit_input = [&](int, exec::ForwardInput&) { ++edits; };
-  Runtime runtime(overlapped(), with);
-  generate(runtime, 2);
-  EXPECT_THAT(communicators, Contains(std::tuple(3, std::string("attn_tp"), 1)));
-  EXPECT_EQ(dispatchers.count(2), 2U);  // one a micro-batch
-  EXPECT_EQ(edits % 2, 0);
-  EXPECT_GT(edits, 0);
 }
 
 TEST(PoisonTest, UnusedPagesAreThoseThatNoRequestOwns) {
