@@ -58,14 +58,17 @@ void dot_block(const Product& product, Range rows, Range columns) {
   const int64_t max_tile_rows = ceil_div(rows.size(), num_tiles);
   for (int64_t p = 0; p < product.k; p += tiles.k_block) {
     const int64_t k = std::min(tiles.k_block, product.k - p);
-    for (int64_t j = columns.begin; j < columns.end;) {
-      // The last columns, fewer than a tile has, are taken one at a time: a tile of one row four times over.
-      const bool whole = columns.end - j >= kDotColumns;
-      const Matrix w = {element(product.w, product.dtype, j * product.w_n_stride + p),
-                        whole ? product.w_n_stride : 0};
-      for (int64_t i = rows.begin; i < rows.end;) {
-        const int64_t tile_rows = std::min(max_tile_rows, rows.end - i);
-        const Matrix a = {element(product.a, product.dtype, i * product.a_stride + p), product.a_stride};
+    // Rows outermost: a tile of `a` stays in the first cache while all of w's block passes by from the
+    // second.
+    for (int64_t i = rows.begin; i < rows.end;) {
+      const int64_t tile_rows = std::min(max_tile_rows, rows.end - i);
+      const Matrix a = {element(product.a, product.dtype, i * product.a_stride + p), product.a_stride};
+      for (int64_t j = columns.begin; j < columns.end;) {
+        // The last columns, fewer than a tile has, are taken one at a time: a tile of one row four times
+        // over.
+        const bool whole = columns.end - j >= kDotColumns;
+        const Matrix w = {element(product.w, product.dtype, j * product.w_n_stride + p),
+                          whole ? product.w_n_stride : 0};
         float* tile_sums = sums.data() + (i - rows.begin) * stride + (j - columns.begin);
         if (whole) {
           tiles.of_rows[tile_rows](a, w, k, tile_sums, stride);
@@ -75,9 +78,9 @@ void dot_block(const Product& product, Range rows, Range columns) {
           tiles.of_rows[tile_rows](a, w, k, copies.data(), kDotColumns);
           for (int64_t r = 0; r < tile_rows; ++r) tile_sums[r * stride] = copies[r * kDotColumns];
         }
-        i += tile_rows;
+        j += whole ? kDotColumns : 1;
       }
-      j += whole ? kDotColumns : 1;
+      i += tile_rows;
     }
   }
   finish_block(product, rows, columns, sums.data(), stride);
