@@ -15,7 +15,7 @@ import pytest
 
 from weft import comm, graph, overlap, plan
 from weft.errors import WeftError
-from weft.forward_mode import ForwardMode, is_extend
+from weft.forward_mode import ForwardMode, is_prefill
 
 CASES_DIR = Path(os.environ.get("WEFT_CASES_DIR", Path(__file__).parent / "cases"))
 EXTEND_MODES = ("EXTEND", "MIXED")
@@ -345,7 +345,7 @@ def rank_state(batch: Case | None) -> plan.RankState:
         token_num_per_seq=width,
     )
     tokens = None if halves is None else (halves.children[0].num_tokens, halves.children[1].num_tokens)
-    return plan.RankState(mode, rows, num_seqs=seqs, num_logit_rows=seqs, split_tokens=tokens)
+    return plan.RankState(mode, rows, num_seqs=seqs, tokens_per_req=width, num_logit_rows=seqs, split_tokens=tokens)
 
 
 def both_halves(state: Case | None) -> bool:
@@ -383,13 +383,21 @@ def check_agreement(case: Case, tally: Tally):
         plan.PlanConfig(parallel, tbo_policy="sglang", graph_buckets=buckets, low_latency_rows=4096),
     )
     assert step.run == agreed["need_idle_batch"]
-    assert step.is_extend_in_batch == agreed["is_extend_in_batch"]
+    verify = any(batch and batch["mode"] == "TARGET_VERIFY" for batch in ranks)
+    prefill = any(batch and batch["mode"] in EXTEND_MODES for batch in ranks)
+    if verify:
+        tally.own_rules["a verify batch is agreed on as SGLang's scheduler does: as one of decode"] += 1
+        assert step.is_extend_in_batch == prefill
+    else:
+        assert step.is_extend_in_batch == agreed["is_extend_in_batch"]
     total = [sum(tokens) for tokens in zip(*(b.num_tokens for b in step.micro_batches), strict=True)]
     assert total == agreed["global_num_tokens"]
 
     # SGLang's vote is about modes and the flag alone; what weft adds to it has reasons of its own.
     vote = {"disabled", "extend"}
-    if step.run:
+    if step.run and verify:
+        assert bool(vote & set(step.graph_miss)) == (prefill or config["disable_cuda_graph"])
+    elif step.run:
         assert agreed["can_cuda_graph"] == (not vote & set(step.graph_miss)), step.graph_miss
     elif not agreed["can_cuda_graph"]:
         tally.own_rules["a step without rows has no graph vote"] += 1
@@ -406,7 +414,7 @@ def check_agreement(case: Case, tally: Tally):
         assert step.tbo == want_tbo, step.no_tbo_reason
     if agreed["global_forward_mode"]:
         common = ForwardMode[agreed["global_forward_mode"]]
-        assert step.schedule == (ForwardMode.EXTEND if is_extend(common) else ForwardMode.DECODE)
+        assert step.schedule == (ForwardMode.EXTEND if is_prefill(common) else ForwardMode.DECODE)
 
 
 def skip_agreement(case: Case) -> str | None:

@@ -117,6 +117,12 @@ REFUSED = [
     ("--tp 2 --enable-two-batch-overlap", "--enable-two-batch-overlap with --moe-a2a-backend none"),
     ("--tbo-token-distribution-threshold 0.4", "threshold 0.4 with no --enable-two-batch-overlap"),
     ("--tbo-policy sglang", "--tbo-policy sglang with no --enable-two-batch-overlap"),
+    ("--tbo-gate always", "--tbo-gate always with no --enable-two-batch-overlap"),
+    ("--tbo-cost-table f.json", "--tbo-cost-table f.json with no --enable-two-batch-overlap"),
+    (
+        "--tp 2 --moe-a2a-backend deepep --enable-two-batch-overlap --tbo-gate always --tbo-cost-table f.json",
+        "--tbo-gate always with --tbo-cost-table f.json",
+    ),
     ("--enable-mixed-chunk --chunked-prefill-size -1", "--enable-mixed-chunk with --chunked-prefill-size -1"),
     ("--tp 2 --dp 2 --enable-dp-attention --max-running-requests 1", "--max-running-requests 1 with --dp-size 2"),
     ("--disable-cuda-graph --cuda-graph-bs 1", "--disable-decode-cuda-graph with --cuda-graph-bs-decode 1"),

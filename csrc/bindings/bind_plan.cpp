@@ -2,9 +2,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "base/error.h"
 #include "bindings/bindings.h"
 #include "plan/graph_buckets.h"
 #include "plan/layout.h"
@@ -38,6 +42,7 @@ void bind_forward_mode(py::module_& m) {
       .value("PREBUILT", ForwardMode::kPrebuilt)
       .finalize();
   m.def("is_extend", &is_extend, "forward_mode"_a);
+  m.def("is_prefill", &is_prefill, "forward_mode"_a);
 }
 
 void bind_splitter(py::module_& m) {
@@ -187,14 +192,26 @@ ParallelConfig make_parallel(int tp_size, int dp_size, bool enable_dp_attention,
   return parallel;
 }
 
-PlanConfig make_config(const ParallelConfig& parallel, std::string_view tbo_policy, Lengths graph_buckets,
-                       bool graph_padding, int64_t normal_chunk_rows, int64_t low_latency_rows,
-                       int64_t logit_chunk_rows) {
+TboCostTable make_cost_table(Lengths tokens, std::vector<double> compute_us, std::vector<double> dispatch_us,
+                             std::vector<double> combine_us) {
+  TboCostTable table{std::move(tokens), std::move(compute_us), std::move(dispatch_us), std::move(combine_us)};
+  WEFT_CHECK(!table.empty(), "cost table: no points; give at least one");
+  table.validate();
+  return table;
+}
+
+PlanConfig make_config(const ParallelConfig& parallel, std::string_view tbo_policy, std::string_view tbo_gate,
+                       const std::optional<TboCostTable>& tbo_cost_table, Lengths graph_buckets,
+                       bool graph_padding, int64_t tokens_per_req, int64_t normal_chunk_rows,
+                       int64_t low_latency_rows, int64_t logit_chunk_rows) {
   PlanConfig config;
   config.parallel = parallel;
   config.tbo_policy = parse_tbo_policy(tbo_policy);
+  config.tbo_gate = parse_tbo_gate(tbo_gate);
+  if (tbo_cost_table) config.tbo_cost_table = *tbo_cost_table;
   config.graph_buckets = std::move(graph_buckets);
   config.graph_padding = graph_padding;
+  config.tokens_per_req = tokens_per_req;
   config.normal_chunk_rows = normal_chunk_rows;
   config.low_latency_rows = low_latency_rows;
   config.logit_chunk_rows = logit_chunk_rows;
@@ -202,7 +219,14 @@ PlanConfig make_config(const ParallelConfig& parallel, std::string_view tbo_poli
   return config;
 }
 
-RankState make_state(ForwardMode mode, int64_t num_tokens, int64_t num_seqs, int64_t num_logit_rows,
+// Sequences of a batch of which the caller gave rows alone: decode and verify have fixed widths.
+int64_t default_num_seqs(ForwardMode mode, int64_t num_tokens, int64_t tokens_per_req) {
+  if (is_prefill(mode)) return std::min<int64_t>(num_tokens, 1);
+  return tokens_per_req > 0 ? num_tokens / tokens_per_req : num_tokens;
+}
+
+RankState make_state(ForwardMode mode, int64_t num_tokens, std::optional<int64_t> num_seqs,
+                     int64_t tokens_per_req, int64_t num_logit_rows,
                      std::optional<std::pair<int64_t, int64_t>> split_tokens, bool can_graph,
                      uint64_t step_id, uint64_t config_hash, uint64_t trace_hash) {
   RankState state;
@@ -213,7 +237,8 @@ RankState make_state(ForwardMode mode, int64_t num_tokens, int64_t num_seqs, int
   state.can_graph = can_graph ? 1 : 0;
   state.can_split = split_tokens ? 1 : 0;
   state.num_tokens = num_tokens;
-  state.num_seqs = num_seqs;
+  state.num_seqs = num_seqs.value_or(default_num_seqs(mode, num_tokens, tokens_per_req));
+  state.tokens_per_req = tokens_per_req;
   state.num_logit_rows = num_logit_rows;
   if (split_tokens) {
     state.split_tokens[0] = split_tokens->first;
@@ -237,16 +262,27 @@ void bind_step_plan(py::module_& m) {
       .def_property_readonly("require_attn_tp_gather", &ParallelConfig::require_attn_tp_gather)
       .def_property_readonly("require_gathered_buffer", &ParallelConfig::require_gathered_buffer)
       .def_property_readonly("require_mlp_sync", &ParallelConfig::require_mlp_sync);
+  py::class_<TboCostTable>(m, "TboCostTable")
+      .def(py::init(&make_cost_table), py::kw_only(), "tokens"_a, "compute_us"_a, "dispatch_us"_a,
+           "combine_us"_a)
+      .def_readonly("tokens", &TboCostTable::tokens)
+      .def_readonly("compute_us", &TboCostTable::compute_us)
+      .def_readonly("dispatch_us", &TboCostTable::dispatch_us)
+      .def_readonly("combine_us", &TboCostTable::combine_us)
+      .def("whole_us", &TboCostTable::whole_us, "rows"_a)
+      .def("split_us", &TboCostTable::split_us, "first_rows"_a, "second_rows"_a);
   py::class_<PlanConfig>(m, "PlanConfig")
-      .def(py::init(&make_config), "parallel"_a, py::kw_only(), "tbo_policy"_a = "any",
-           "graph_buckets"_a = Lengths{}, "graph_padding"_a = true, "normal_chunk_rows"_a = 1024,
-           "low_latency_rows"_a = 128, "logit_chunk_rows"_a = 1024)
+      .def(py::init(&make_config), "parallel"_a, py::kw_only(), "tbo_policy"_a = "any", "tbo_gate"_a = "auto",
+           "tbo_cost_table"_a = py::none(), "graph_buckets"_a = Lengths{}, "graph_padding"_a = true,
+           "tokens_per_req"_a = 1, "normal_chunk_rows"_a = 1024, "low_latency_rows"_a = 128,
+           "logit_chunk_rows"_a = 1024)
       .def_readonly("parallel", &PlanConfig::parallel)
       .def("hash", &PlanConfig::hash);
   py::class_<RankState>(m, "RankState")
       .def(py::init(&make_state), "forward_mode"_a = ForwardMode::kIdle, "num_tokens"_a = 0, py::kw_only(),
-           "num_seqs"_a = 0, "num_logit_rows"_a = 0, "split_tokens"_a = py::none(), "can_graph"_a = true,
-           "step_id"_a = 0, "config_hash"_a = 0, "trace_hash"_a = 0)
+           "num_seqs"_a = py::none(), "tokens_per_req"_a = 1, "num_logit_rows"_a = 0,
+           "split_tokens"_a = py::none(), "can_graph"_a = true, "step_id"_a = 0, "config_hash"_a = 0,
+           "trace_hash"_a = 0)
       .def_readonly("forward_mode", &RankState::mode)
       .def_readonly("num_tokens", &RankState::num_tokens);
   py::class_<MicroBatchPlan>(m, "MicroBatchPlan")

@@ -105,16 +105,15 @@ py::dict to_dict(const runtime::Stats& stats) {
       "pages"_a = py::dict("total"_a = stats.pages_total, "used"_a = stats.pages_used));
 }
 
-RuntimeConfig make_config(std::string model_path, std::string load_format, std::string dtype,
-                          std::string device, int tp_size, int dp_size, bool enable_dp_attention, int ep_size,
-                          std::string moe_a2a_backend, std::string deepep_mode,
-                          std::optional<int> moe_dense_tp_size, bool enable_dp_lm_head,
-                          bool enable_two_batch_overlap, double tbo_token_distribution_threshold,
-                          std::string tbo_policy, std::vector<int64_t> graph_batch_sizes, bool graph_padding,
-                          int64_t max_tokens_per_step, int64_t max_running_requests, int64_t context_length,
-                          int64_t page_size, int64_t max_total_tokens, int64_t max_top_logprobs,
-                          int64_t dispatch_chunk_rows, double timeout_s, int num_threads, bool poison,
-                          uint64_t seed) {
+RuntimeConfig make_config(
+    std::string model_path, std::string load_format, std::string dtype, std::string device, int tp_size,
+    int dp_size, bool enable_dp_attention, int ep_size, std::string moe_a2a_backend, std::string deepep_mode,
+    std::optional<int> moe_dense_tp_size, bool enable_dp_lm_head, bool enable_two_batch_overlap,
+    double tbo_token_distribution_threshold, std::string tbo_policy, std::string tbo_gate,
+    std::optional<plan::TboCostTable> tbo_cost_table, std::vector<int64_t> graph_batch_sizes,
+    bool graph_padding, int64_t max_tokens_per_step, int64_t max_running_requests, int64_t context_length,
+    int64_t page_size, int64_t max_total_tokens, int64_t max_top_logprobs, int64_t dispatch_chunk_rows,
+    double timeout_s, int num_threads, bool poison, uint64_t seed) {
   return {.model_path = std::move(model_path),
           .load_format = std::move(load_format),
           .dtype = std::move(dtype),
@@ -130,6 +129,8 @@ RuntimeConfig make_config(std::string model_path, std::string load_format, std::
           .enable_two_batch_overlap = enable_two_batch_overlap,
           .tbo_token_distribution_threshold = tbo_token_distribution_threshold,
           .tbo_policy = std::move(tbo_policy),
+          .tbo_gate = std::move(tbo_gate),
+          .tbo_cost_table = tbo_cost_table ? *std::move(tbo_cost_table) : plan::TboCostTable{},
           .graph_batch_sizes = std::move(graph_batch_sizes),
           .graph_padding = graph_padding,
           .max_tokens_per_step = max_tokens_per_step,
@@ -174,13 +175,13 @@ void bind_config(py::module_& m) {
            "moe_dense_tp_size"_a = d.moe_dense_tp_size, "enable_dp_lm_head"_a = d.enable_dp_lm_head,
            "enable_two_batch_overlap"_a = d.enable_two_batch_overlap,
            "tbo_token_distribution_threshold"_a = d.tbo_token_distribution_threshold,
-           "tbo_policy"_a = d.tbo_policy, "graph_batch_sizes"_a = py::tuple(),
-           "graph_padding"_a = d.graph_padding, "max_tokens_per_step"_a = d.max_tokens_per_step,
-           "max_running_requests"_a = d.max_running_requests, "context_length"_a = d.context_length,
-           "page_size"_a = d.page_size, "max_total_tokens"_a = d.max_total_tokens,
-           "max_top_logprobs"_a = d.max_top_logprobs, "dispatch_chunk_rows"_a = d.dispatch_chunk_rows,
-           "timeout_s"_a = d.timeout_s, "num_threads"_a = d.num_threads, "poison"_a = d.poison,
-           "seed"_a = d.seed);
+           "tbo_policy"_a = d.tbo_policy, "tbo_gate"_a = d.tbo_gate, "tbo_cost_table"_a = py::none(),
+           "graph_batch_sizes"_a = py::tuple(), "graph_padding"_a = d.graph_padding,
+           "max_tokens_per_step"_a = d.max_tokens_per_step, "max_running_requests"_a = d.max_running_requests,
+           "context_length"_a = d.context_length, "page_size"_a = d.page_size,
+           "max_total_tokens"_a = d.max_total_tokens, "max_top_logprobs"_a = d.max_top_logprobs,
+           "dispatch_chunk_rows"_a = d.dispatch_chunk_rows, "timeout_s"_a = d.timeout_s,
+           "num_threads"_a = d.num_threads, "poison"_a = d.poison, "seed"_a = d.seed);
 }
 
 void bind_step(py::module_& m) {

@@ -1,3 +1,5 @@
+#include <numeric>
+
 #include "base/error.h"
 #include "plan/fnv.h"
 #include "plan/step_plan.h"
@@ -6,20 +8,21 @@ namespace weft::plan {
 
 void PlanConfig::validate() const {
   parallel.validate();
+  tbo_cost_table.validate();
+  WEFT_CHECK(tokens_per_req >= 1, "plan: tokens_per_req={} must be at least 1", tokens_per_req);
   WEFT_CHECK(normal_chunk_rows >= 1 && low_latency_rows >= 1 && logit_chunk_rows >= 1,
              "plan: normal_chunk_rows={}, low_latency_rows={} and logit_chunk_rows={} must be at least 1",
              normal_chunk_rows, low_latency_rows, logit_chunk_rows);
   const int64_t micro_batches = parallel.enable_two_batch_overlap ? 2 : 1;
-  const int64_t multiple = row_alignment() * micro_batches;
+  const int64_t multiple = std::lcm(row_alignment(), tokens_per_req) * micro_batches;
   int64_t last = 0;
   for (const int64_t bucket : graph_buckets) {
     WEFT_CHECK(bucket > last, "plan: graph bucket {} after {}; buckets are positive and ascend", bucket,
                last);
-    WEFT_CHECK(
-        bucket % multiple == 0,
-        "plan: graph bucket {} is no multiple of {} (attention TP ranks {}, micro-batches {}); make the list "
-        "with filter_capture_sizes",
-        bucket, multiple, row_alignment(), micro_batches);
+    WEFT_CHECK(bucket % multiple == 0,
+               "plan: graph bucket {} is no multiple of {} (attention TP ranks {}, rows of a request {}, "
+               "micro-batches {}); make the list with filter_capture_sizes, each size times tokens_per_req",
+               bucket, multiple, row_alignment(), tokens_per_req, micro_batches);
     last = bucket;
   }
   const bool low_latency = dispatch_mode(parallel, false) == DispatchMode::kLowLatency;
@@ -32,8 +35,8 @@ void PlanConfig::validate() const {
 
 uint64_t PlanConfig::hash() const {
   const ParallelConfig& p = parallel;
-  return Fnv()
-      .add(p.tp_size)
+  Fnv fnv;
+  fnv.add(p.tp_size)
       .add(p.dp_size)
       .add(p.enable_dp_attention)
       .add(p.ep_size)
@@ -43,12 +46,15 @@ uint64_t PlanConfig::hash() const {
       .add(p.enable_dp_lm_head)
       .add(p.enable_two_batch_overlap)
       .add(tbo_policy)
+      .add(tbo_gate)
       .add(graph_buckets)
       .add(graph_padding)
+      .add(tokens_per_req)
       .add(normal_chunk_rows)
       .add(low_latency_rows)
-      .add(logit_chunk_rows)
-      .value();
+      .add(logit_chunk_rows);
+  tbo_cost_table.add_to(fnv);
+  return fnv.value();
 }
 
 uint64_t StepPlan::hash() const {

@@ -14,11 +14,6 @@ using Lengths = std::span<const int64_t>;
 
 int64_t sum_of(Lengths lens) { return std::accumulate(lens.begin(), lens.end(), int64_t{0}); }
 
-bool has_extend_lens(ForwardMode mode) { return mode == ForwardMode::kExtend || mode == ForwardMode::kMixed; }
-bool has_fixed_width(ForwardMode mode) {
-  return mode == ForwardMode::kDecode || mode == ForwardMode::kTargetVerify;
-}
-
 // The cut between sequences that balances tokens best; a tie moves right.
 int64_t balanced_index(Lengths lens) {
   const int64_t total = sum_of(lens);
@@ -57,7 +52,7 @@ void check_input(const SplitInput& input) {
   WEFT_CHECK(input.num_tokens >= 0, "split: num_tokens={}", input.num_tokens);
   WEFT_CHECK(input.attn_tp_size >= 1, "split: attn_tp_size={} must be at least 1", input.attn_tp_size);
   const auto num_seqs = static_cast<int64_t>(input.extend_lens.size());
-  if (has_extend_lens(input.mode)) {
+  if (is_prefill(input.mode)) {
     const int64_t total = sum_of(input.extend_lens);
     WEFT_CHECK(total == input.num_tokens,
                "split: the extend lengths of a {} batch sum to {}, num_tokens is {}", mode, total,
@@ -91,7 +86,7 @@ void check_input(const SplitInput& input) {
 }
 
 int64_t num_seqs_of(const SplitInput& input) {
-  if (has_extend_lens(input.mode)) return static_cast<int64_t>(input.extend_lens.size());
+  if (is_prefill(input.mode)) return static_cast<int64_t>(input.extend_lens.size());
   return has_fixed_width(input.mode) ? input.num_tokens / input.token_num_per_seq : 0;
 }
 
@@ -107,7 +102,7 @@ SplitChild make_child(const SplitInput& input, int64_t seq_begin, int64_t seq_en
   child.padded_len = round_up<int64_t>(child.num_tokens, input.attn_tp_size);
   for (int64_t seq = seq_begin; seq < seq_end; ++seq) {
     const auto i = static_cast<size_t>(seq);
-    if (has_extend_lens(input.mode)) {
+    if (is_prefill(input.mode)) {
       const int64_t prefix = input.prefix_lens.empty() ? 0 : input.prefix_lens[i];
       child.extend_lens.push_back(input.extend_lens[i]);
       child.prefix_lens.push_back(prefix);
@@ -204,7 +199,7 @@ std::optional<Split> split(const SplitInput& input, std::string* why) {
   const int64_t num_seqs = num_seqs_of(input);
   // Tokens of the sequence at the cut that fall to the first child; 0: the cut is between two sequences.
   int64_t left = 0;
-  if (has_extend_lens(input.mode)) {
+  if (is_prefill(input.mode)) {
     left = result.token_index - sum_of(input.extend_lens.first(static_cast<size_t>(result.seq_index)));
   }
   result.two_chunk = left > 0;

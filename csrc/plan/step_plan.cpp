@@ -12,7 +12,7 @@
 namespace weft::plan {
 namespace {
 
-bool has_no_rows(ForwardMode mode) { return mode == ForwardMode::kIdle || mode == ForwardMode::kPrebuilt; }
+constexpr std::string_view kGateReason = "tbo gate: by the cost table two micro-batches are not faster";
 
 void check_state(const RankState& state, size_t dp_rank, bool check_split) {
   const std::string_view mode = forward_mode_name(state.mode);
@@ -28,6 +28,15 @@ void check_state(const RankState& state, size_t dp_rank, bool check_split) {
   WEFT_CHECK(state.num_seqs >= 0 && state.num_seqs <= state.num_tokens,
              "DP rank {}: num_seqs={} for num_tokens={}; every sequence has a token", dp_rank, state.num_seqs,
              state.num_tokens);
+  if (has_fixed_width(state.mode)) {
+    WEFT_CHECK(state.tokens_per_req >= 1 && (state.mode != ForwardMode::kDecode || state.tokens_per_req == 1),
+               "DP rank {}: {} with tokens_per_req={}; DECODE has 1, TARGET_VERIFY the draft tokens", dp_rank,
+               mode, state.tokens_per_req);
+    WEFT_CHECK(state.num_tokens % state.tokens_per_req == 0 &&
+                   state.num_seqs == state.num_tokens / state.tokens_per_req,
+               "DP rank {}: {} with num_tokens={} and num_seqs={}; every request has {} rows", dp_rank, mode,
+               state.num_tokens, state.num_seqs, state.tokens_per_req);
+  }
   WEFT_CHECK(state.num_logit_rows >= 0 && state.num_logit_rows <= state.num_tokens,
              "DP rank {}: num_logit_rows={} for num_tokens={}", dp_rank, state.num_logit_rows,
              state.num_tokens);
@@ -85,7 +94,7 @@ class Planner {
     for (const RankState& state : states_) {
       plan_.modes.push_back(state.mode);
       plan_.run = plan_.run || state.num_tokens > 0;
-      plan_.is_extend_in_batch = plan_.is_extend_in_batch || is_extend(state.mode);
+      plan_.is_extend_in_batch = plan_.is_extend_in_batch || is_prefill(state.mode);
     }
     plan_.schedule = plan_.is_extend_in_batch ? ForwardMode::kExtend : ForwardMode::kDecode;
     plan_.dispatch = dispatch_mode(parallel_, plan_.is_extend_in_batch);
@@ -98,6 +107,10 @@ class Planner {
     if (plan_.dispatch == DispatchMode::kNormal) return GraphMiss::kNormalDispatch;
     for (const RankState& state : states_) {
       if (state.num_tokens > 0 && state.can_graph == 0) return GraphMiss::kRankCannot;
+    }
+    for (const RankState& state : states_) {
+      if (state.num_tokens > 0 && state.tokens_per_req != config_.tokens_per_req)
+        return GraphMiss::kTokensPerReq;
     }
     return GraphMiss::kNone;
   }
@@ -162,11 +175,12 @@ class Planner {
   void make_micro_batches() {
     if (parallel_.enable_two_batch_overlap) {
       plan_.no_tbo_reason = any_replay() ? std::string_view() : eager_no_tbo_reason();
+      if (plan_.no_tbo_reason.empty() && !overlap_pays()) plan_.no_tbo_reason = kGateReason;
       plan_.tbo = plan_.no_tbo_reason.empty();
     }
     plan_.micro_batches.assign(plan_.tbo ? 2 : 1, {});
     for (size_t d = 0; d < states_.size(); ++d) {
-      const auto [first, second] = split_of(d);
+      const auto [first, second] = plan_.tbo ? split_of(d) : std::pair(states_[d].num_tokens, int64_t{0});
       plan_.micro_batches[0].num_tokens.push_back(first);
       if (plan_.tbo) plan_.micro_batches[1].num_tokens.push_back(second);
     }
@@ -176,13 +190,29 @@ class Planner {
     }
   }
 
-  // Real tokens of a DP rank in each micro-batch.
+  // Real tokens of a DP rank in each micro-batch of an overlapped step.
   [[nodiscard]] std::pair<int64_t, int64_t> split_of(size_t dp_rank) const {
     const RankState& state = states_[dp_rank];
-    if (!plan_.tbo || state.num_tokens == 0) return {state.num_tokens, 0};
+    if (state.num_tokens == 0) return {0, 0};
     if (plan_.graph_bucket[dp_rank] > 0) return replay_split(plan_.graph_bucket[dp_rank], state.num_tokens);
     if (state.can_split == 0) return {state.num_tokens, 0};
     return {state.split_tokens[0], state.split_tokens[1]};
+  }
+
+  // The gate's answer: a step ends when its largest rank does.
+  [[nodiscard]] bool overlap_pays() const {
+    if (config_.tbo_gate == TboGate::kAlways || config_.tbo_cost_table.empty()) return true;
+    int64_t whole = 0, first = 0, second = 0;
+    for (size_t d = 0; d < states_.size(); ++d) {
+      const int64_t bucket = plan_.graph_bucket[d];
+      const auto [a, b] = bucket > 0 ? std::pair(bucket / 2, bucket / 2) : split_of(d);
+      whole = std::max(whole, bucket > 0 ? bucket : states_[d].num_tokens);
+      first = std::max(first, a);
+      second = std::max(second, b);
+    }
+    const int64_t align = config_.row_alignment();
+    return config_.tbo_cost_table.pays(round_up(whole, align), round_up(first, align),
+                                       round_up(second, align));
   }
 
   // Rows and their places, from the real tokens.
@@ -260,6 +290,8 @@ std::string_view graph_miss_name(GraphMiss miss) {
       return "normal_dispatch";
     case GraphMiss::kEmpty:
       return "empty";
+    case GraphMiss::kTokensPerReq:
+      return "tokens_per_req";
   }
   return "?";
 }

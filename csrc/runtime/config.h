@@ -28,6 +28,8 @@ struct RuntimeConfig {
   bool enable_two_batch_overlap = false;
   double tbo_token_distribution_threshold = 0.48;
   std::string tbo_policy = "any";          // any, sglang
+  std::string tbo_gate = "auto";           // auto, always
+  plan::TboCostTable tbo_cost_table;       // of the gate; empty: none
   std::vector<int64_t> graph_batch_sizes;  // empty: no graphs
   bool graph_padding = true;
   int64_t max_tokens_per_step = 0;

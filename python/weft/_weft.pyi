@@ -30,6 +30,8 @@ class RuntimeConfig:
         enable_two_batch_overlap: bool = False,
         tbo_token_distribution_threshold: float = 0.48,
         tbo_policy: str = "any",  # any, sglang
+        tbo_gate: str = "auto",  # auto, always
+        tbo_cost_table: TboCostTable | None = None,
         graph_batch_sizes: Sequence[int] = (),  # empty: no graphs
         graph_padding: bool = True,
         max_tokens_per_step: int = 0,
@@ -119,6 +121,9 @@ class ForwardMode(IntEnum):
 
 def is_extend(forward_mode: ForwardMode) -> bool:
     """Whether the mode is EXTEND, MIXED or TARGET_VERIFY."""
+
+def is_prefill(forward_mode: ForwardMode) -> bool:
+    """Whether the mode is EXTEND or MIXED: what moves a step to EXTEND's schedule."""
 
 class SplitChild:
     """A half of a batch. Ranges are half-open, in the parent; a sequence that is cut is in both halves."""
@@ -217,14 +222,39 @@ class ParallelConfig:
     @property
     def require_mlp_sync(self) -> bool: ...
 
+class TboCostTable:
+    """Microseconds by the rows of the busiest DP rank; csrc/plan/tbo_gate.h states the model."""
+
+    def __init__(
+        self,
+        *,
+        tokens: Sequence[int],  # ascending, from 1
+        compute_us: Sequence[float],
+        dispatch_us: Sequence[float],
+        combine_us: Sequence[float],
+    ) -> None: ...
+    @property
+    def tokens(self) -> list[int]: ...
+    @property
+    def compute_us(self) -> list[float]: ...
+    @property
+    def dispatch_us(self) -> list[float]: ...
+    @property
+    def combine_us(self) -> list[float]: ...
+    def whole_us(self, rows: int) -> float: ...
+    def split_us(self, first_rows: int, second_rows: int) -> float: ...
+
 class PlanConfig:
     def __init__(
         self,
         parallel: ParallelConfig,
         *,
         tbo_policy: str = "any",  # any, sglang
+        tbo_gate: str = "auto",  # auto: a step is overlapped if the cost table says that it pays; always
+        tbo_cost_table: TboCostTable | None = None,
         graph_buckets: Sequence[int] = (),  # rows of one DP rank, ascending; empty: no graphs
         graph_padding: bool = True,  # False: only exact sizes replay
+        tokens_per_req: int = 1,  # rows of a request in a graph; speculative decoding: draft tokens
         normal_chunk_rows: int = 1024,  # rows of one rank in one expert chunk of normal dispatch
         low_latency_rows: int = 128,  # the same for low-latency dispatch
         logit_chunk_rows: int = 1024,  # logit rows of one DP rank in one pass of the LM head
@@ -241,7 +271,8 @@ class RankState:
         forward_mode: ForwardMode = ...,  # IDLE
         num_tokens: int = 0,
         *,
-        num_seqs: int = 0,
+        num_seqs: int | None = None,  # None: rows / tokens_per_req; one for EXTEND and MIXED
+        tokens_per_req: int = 1,  # DECODE: 1; TARGET_VERIFY: draft tokens of a request
         num_logit_rows: int = 0,
         split_tokens: tuple[int, int] | None = None,  # tokens of each micro-batch; None: cannot be split
         can_graph: bool = True,

@@ -318,6 +318,8 @@ class CompiledCore:
             enable_two_batch_overlap=args.enable_two_batch_overlap,
             tbo_token_distribution_threshold=args.tbo_token_distribution_threshold,
             tbo_policy=args.tbo_policy,
+            tbo_gate=args.tbo_gate,
+            tbo_cost_table=config.tbo_cost_table,
             graph_batch_sizes=config.graph_batch_sizes(),
             graph_padding=not args.disable_cuda_graph_padding,
             max_tokens_per_step=sizes.max_tokens_per_step,

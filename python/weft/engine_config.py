@@ -7,6 +7,7 @@ from weft import graph
 from weft.errors import WeftError
 from weft.memory import free_memory_bytes
 from weft.model_info import ModelInfo, read_model_info
+from weft.plan import TboCostTable, load_tbo_cost_table
 from weft.scheduler.policy import SchedulerConfig
 from weft.server_args import Origin, ServerArgs
 
@@ -25,6 +26,7 @@ class EngineConfig:
     max_running_requests: int
     max_total_tokens: int
     origins: Mapping[str, Origin]
+    tbo_cost_table: TboCostTable | None = None
 
     @property
     def page_size(self) -> int:
@@ -94,6 +96,7 @@ def resolve(args: ServerArgs) -> EngineConfig:
         max_running_requests=running,
         max_total_tokens=_kv_tokens(args, model, context_length, running),
         origins=origins,
+        tbo_cost_table=None if args.tbo_cost_table is None else load_tbo_cost_table(args.tbo_cost_table),
     )
 
 

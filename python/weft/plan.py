@@ -7,10 +7,13 @@
 [4, 4]
 """
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from weft import _weft
-from weft._weft import DpPadding, MicroBatchPlan, ParallelConfig, PlanConfig, RankState, StepPlan
+from weft._weft import DpPadding, MicroBatchPlan, ParallelConfig, PlanConfig, RankState, StepPlan, TboCostTable
+from weft.errors import WeftError
 from weft.forward_mode import ForwardMode
 
 __all__ = [
@@ -21,7 +24,9 @@ __all__ = [
     "PlanConfig",
     "RankState",
     "StepPlan",
+    "TboCostTable",
     "dp_padding",
+    "load_tbo_cost_table",
     "make_step_plan",
 ]
 
@@ -54,3 +59,34 @@ def dp_padding(
         WeftError: a wrong number of counts, or a negative one.
     """
     return _weft.dp_padding(global_num_tokens, attn_tp_size, attn_dp_size, is_extend_in_batch)
+
+
+def load_tbo_cost_table(path: str | Path) -> TboCostTable:
+    """Read the cost table of `--tbo-gate auto`.
+
+    Args:
+        path: a JSON object of four lists of one length: `tokens` (rows of the busiest DP rank, ascending from 1), and
+            the microseconds of `compute_us`, `dispatch_us` and `combine_us`, of one layer or of all layers.
+
+    Raises:
+        WeftError: the file cannot be read, or is no such table; the message names the file and the entry.
+    """
+    try:
+        table = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WeftError(f"cost table {path}: {error.strerror}; give a readable file") from error
+    except ValueError as error:
+        raise WeftError(f"cost table {path} is no JSON: {error}") from error
+    if not isinstance(table, dict) or set(table) != set(_COST_TABLE):
+        raise WeftError(f"cost table {path}: give one object with the lists {', '.join(_COST_TABLE)} and nothing else")
+    for name, column in table.items():
+        kinds = int if name == "tokens" else (int, float)
+        if not isinstance(column, list) or not all(isinstance(x, kinds) and type(x) is not bool for x in column):
+            raise WeftError(f"cost table {path}: {name} must be a list of {'integers' if kinds is int else 'numbers'}")
+    try:
+        return TboCostTable(**table)
+    except (WeftError, TypeError) as error:
+        raise WeftError(f"cost table {path}: {error}") from error
+
+
+_COST_TABLE = ("tokens", "compute_us", "dispatch_us", "combine_us")

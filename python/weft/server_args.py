@@ -96,6 +96,19 @@ class ServerArgs:
         help="any: ranks in unlike modes overlap too; sglang: only if their modes agree (weft's own flag)",
         choices=("any", "sglang"),
     )
+    tbo_gate: str = flag(
+        "auto",
+        "--tbo-gate",
+        help="auto: a step is overlapped if --tbo-cost-table says that it pays, without a table whenever it can be;"
+        " always: whenever it can be (weft's own flag)",
+        choices=("auto", "always"),
+    )
+    tbo_cost_table: str | None = flag(
+        None,
+        "--tbo-cost-table",
+        help="JSON file {tokens, compute_us, dispatch_us, combine_us}: microseconds by the rows of the busiest DP rank"
+        " (weft's own flag)",
+    )
 
     enable_mixed_chunk: bool = flag(
         False, "--enable-mixed-chunk", help="decode rows join a chunk of prefill in one step", kind=bool
@@ -440,6 +453,26 @@ _COMBINATIONS: tuple[Refused, ...] = (
         "the policy is one of the two-batch overlap",
         "add --enable-two-batch-overlap, or remove the policy",
         if_given="tbo_policy",
+    ),
+    Refused(
+        ("tbo_gate", "enable_two_batch_overlap"),
+        lambda a: not a.enable_two_batch_overlap,
+        "the gate is one of the two-batch overlap",
+        "add --enable-two-batch-overlap, or remove the gate",
+        if_given="tbo_gate",
+    ),
+    Refused(
+        ("tbo_cost_table", "enable_two_batch_overlap"),
+        lambda a: not a.enable_two_batch_overlap,
+        "the table is one of the two-batch overlap",
+        "add --enable-two-batch-overlap, or remove the table",
+        if_given="tbo_cost_table",
+    ),
+    Refused(
+        ("tbo_gate", "tbo_cost_table"),
+        lambda a: a.tbo_gate == "always" and a.tbo_cost_table is not None,
+        "a gate that is always open looks at no table",
+        "remove one of the two",
     ),
     Refused(
         ("enable_mixed_chunk", "chunked_prefill_size"),

@@ -51,7 +51,9 @@ class RandomPlan {
     PlanConfig c;
     c.parallel = parallel();
     c.tbo_policy = chance(0.7) ? TboPolicy::kAny : TboPolicy::kSglang;
+    if (chance(0.4)) c.tbo_cost_table = cost_table();
     c.graph_padding = chance(0.8);
+    c.tokens_per_req = chance(0.3) ? between(2, 4) : 1;
     c.normal_chunk_rows = between(1, 64);
     c.logit_chunk_rows = between(1, 64);
     c.low_latency_rows = between(1, 16);
@@ -60,12 +62,24 @@ class RandomPlan {
                                  .two_batch_overlap = c.parallel.enable_two_batch_overlap,
                                  .gathered_buffer = c.parallel.require_gathered_buffer(),
                                  .attn_tp_size = c.parallel.attn_tp_size(),
-                                 .tokens_per_req = 1};
+                                 .tokens_per_req = c.tokens_per_req};
       c.graph_buckets = filter_capture_sizes(capture_batch_sizes(48, false, false), filter);
+      for (int64_t& bucket : c.graph_buckets) bucket *= c.tokens_per_req;
       c.low_latency_rows =
           std::max(c.low_latency_rows, c.graph_buckets.back() / c.parallel.attn_tp_size()) + between(0, 40);
     }
     return c;
+  }
+
+  TboCostTable cost_table() {
+    TboCostTable table;
+    for (int64_t tokens = between(1, 8); tokens < 100; tokens += between(1, 60)) {
+      table.tokens.push_back(tokens);
+      for (auto* cost : {&table.compute_us, &table.dispatch_us, &table.combine_us}) {
+        cost->push_back(static_cast<double>(between(0, 20) + tokens * between(0, 3)));
+      }
+    }
+    return table;
   }
 
   /// One DP rank's batch, split as the runtime splits it.
@@ -76,7 +90,11 @@ class RandomPlan {
     std::vector<int64_t> extend_lens;
     if (mode == ForwardMode::kDecode) {
       s.num_seqs = s.num_tokens = between(1, 60);
-    } else if (is_extend(mode)) {
+    } else if (mode == ForwardMode::kTargetVerify) {
+      s.tokens_per_req = chance(0.9) ? config.tokens_per_req : between(1, 4);
+      s.num_seqs = between(1, 40);
+      s.num_tokens = s.num_seqs * s.tokens_per_req;
+    } else if (is_prefill(mode)) {
       s.num_seqs = between(1, 6);
       for (int64_t i = 0; i < s.num_seqs; ++i) extend_lens.push_back(between(1, 90));
       for (const int64_t len : extend_lens) s.num_tokens += len;
@@ -87,6 +105,7 @@ class RandomPlan {
                            .extend_lens = extend_lens,
                            .prefix_lens = {},
                            .seq_lens = {},
+                           .token_num_per_seq = s.tokens_per_req,
                            .attn_tp_size = config.parallel.attn_tp_size()};
     const auto halves = split(input, nullptr);
     s.can_split = halves && chance(0.9) ? 1 : 0;
@@ -98,10 +117,19 @@ class RandomPlan {
   }
 
   std::vector<RankState> states(const PlanConfig& config) {
-    const ForwardMode modes[] = {ForwardMode::kDecode, ForwardMode::kDecode, ForwardMode::kIdle,
-                                 ForwardMode::kExtend, ForwardMode::kMixed,  ForwardMode::kPrebuilt};
-    // Steps of decode alone are the ones that replay graphs, so half of all are such.
-    const int64_t last = chance(0.5) ? 2 : 5;
+    // With speculative decoding a running request is verified; some ranks decode all the same.
+    const ForwardMode running = config.tokens_per_req > 1 ? ForwardMode::kTargetVerify : ForwardMode::kDecode;
+    const ForwardMode other = chance(0.2) ? ForwardMode::kTargetVerify : running;
+    const ForwardMode modes[] = {running,
+                                 other,
+                                 ForwardMode::kIdle,
+                                 ForwardMode::kExtend,
+                                 ForwardMode::kMixed,
+                                 ForwardMode::kPrebuilt,
+                                 ForwardMode::kDecode,
+                                 ForwardMode::kTargetVerify};
+    // Steps of fixed width alone are the ones that replay graphs, so half of all are such.
+    const int64_t last = chance(0.5) ? 2 : 7;
     std::vector<RankState> all;
     for (int d = 0; d < config.parallel.attn_dp_size(); ++d)
       all.push_back(state(modes[between(0, last)], config));

@@ -35,6 +35,16 @@ RankState extend(int64_t num_tokens, ForwardMode mode = ForwardMode::kExtend) {
   return s;
 }
 
+RankState verify(int64_t num_seqs, int64_t width) {
+  RankState s = decode(num_seqs * width);
+  s.mode = ForwardMode::kTargetVerify;
+  s.num_seqs = num_seqs;
+  s.tokens_per_req = width;
+  s.split_tokens[0] = num_seqs / 2 * width;
+  s.split_tokens[1] = s.num_tokens - s.split_tokens[0];
+  return s;
+}
+
 // tp 2, dp 2: one rank an attention group; everything is gathered.
 PlanConfig gathered() {
   PlanConfig c;
@@ -251,6 +261,90 @@ TEST(StepPlanTboTest, AnEagerRankJoinsTheOverlapOfThoseThatReplay) {
   EXPECT_THAT(plan.micro_batches.at(1).rows, ElementsAre(1, 0));
 }
 
+// Costs by which overlap pays above about 10 rows.
+TboCostTable costs() { return {{1, 101}, {20, 120}, {1, 101}, {1, 101}}; }
+
+TEST(StepPlanGateTest, AStepIsOverlappedWhereTheCostTableSaysThatItPays) {
+  PlanConfig c = with_tbo(dispatched());
+  c.tbo_cost_table = costs();
+  const StepPlan small = make_step_plan({decode(4), extend(4)}, c);
+  EXPECT_FALSE(small.tbo);
+  EXPECT_EQ(small.no_tbo_reason, "tbo gate: by the cost table two micro-batches are not faster");
+  EXPECT_THAT(small.micro_batches.at(0).num_tokens, ElementsAre(4, 4));
+  EXPECT_TRUE(make_step_plan({decode(4), extend(200)}, c).tbo) << "the busiest rank decides for all";
+  c.tbo_gate = TboGate::kAlways;
+  EXPECT_TRUE(make_step_plan({decode(4), extend(4)}, c).tbo);
+  c.tbo_gate = TboGate::kAuto;
+  c.tbo_cost_table = {};
+  EXPECT_TRUE(make_step_plan({decode(4), extend(4)}, c).tbo) << "always without a table";
+}
+
+TEST(StepPlanGateTest, UnevenHalvesArePricedAsTheyAre) {
+  // Ranks whose first halves are empty: both together are no shorter than the whole.
+  PlanConfig c = with_tbo(dispatched());
+  c.tbo_cost_table = {{1, 101}, {1, 101}, {1, 101}, {1, 101}};
+  RankState late = extend(100);
+  late.split_tokens[0] = 1;
+  late.split_tokens[1] = 99;
+  RankState early = extend(100);
+  early.split_tokens[0] = 99;
+  early.split_tokens[1] = 1;
+  EXPECT_TRUE(make_step_plan({extend(100), extend(100)}, c).tbo);
+  EXPECT_FALSE(make_step_plan({late, early}, c).tbo) << "each micro-batch has a rank with 99 rows";
+}
+
+TEST(StepPlanGateTest, AGraphHasOneMicroBatchWhereOverlapDoesNotPay) {
+  PlanConfig c = with_tbo(with_graphs(gathered()));
+  c.tbo_cost_table = costs();
+  const StepPlan plan = make_step_plan({decode(5), decode(1)}, c);
+  EXPECT_FALSE(plan.tbo);
+  EXPECT_THAT(plan.graph_bucket, ElementsAre(8, 8));
+  ASSERT_EQ(plan.micro_batches.size(), 1U);
+  EXPECT_THAT(plan.micro_batches[0].num_tokens, ElementsAre(5, 1));
+  EXPECT_THAT(plan.micro_batches[0].rows, ElementsAre(8, 8));
+  c.graph_buckets.push_back(64);
+  EXPECT_TRUE(make_step_plan({decode(50), decode(1)}, c).tbo);
+}
+
+TEST(StepPlanVerifyTest, RunsBesideDecodeByItsScheduleDispatchAndGraphs) {
+  PlanConfig c = with_graphs(dispatched());
+  c.tokens_per_req = 4;
+  c.graph_buckets = {8, 16, 64};
+  const StepPlan plan = make_step_plan({verify(3, 4), verify(1, 4)}, c);
+  EXPECT_FALSE(plan.is_extend_in_batch);
+  EXPECT_EQ(plan.schedule, ForwardMode::kDecode);
+  EXPECT_EQ(plan.dispatch, DispatchMode::kLowLatency);
+  EXPECT_THAT(plan.graph_bucket, ElementsAre(16, 8)) << "in rows";
+  EXPECT_THAT(make_step_plan({verify(3, 4), idle()}, c).graph_bucket, ElementsAre(16, 8));
+  EXPECT_THAT(make_step_plan({verify(3, 4), extend(9)}, c).graph_miss, Each(GraphMiss::kExtend));
+}
+
+TEST(StepPlanVerifyTest, AnotherWidthThanTheGraphsRunsEager) {
+  PlanConfig c = with_graphs(gathered());
+  c.tokens_per_req = 2;
+  EXPECT_THAT(make_step_plan({verify(2, 2), verify(1, 4)}, c).graph_miss, Each(GraphMiss::kTokensPerReq));
+  EXPECT_THAT(make_step_plan({verify(2, 2), decode(2)}, c).graph_miss, Each(GraphMiss::kTokensPerReq));
+  EXPECT_THAT(make_step_plan({verify(2, 2), idle()}, c).graph_bucket, ElementsAre(4, 4));
+  EXPECT_EQ(graph_miss_name(GraphMiss::kTokensPerReq), "tokens_per_req");
+}
+
+TEST(StepPlanVerifyTest, AnOverlappedGraphCutsBetweenRequests) {
+  PlanConfig c = with_tbo(with_graphs(gathered()));
+  c.tokens_per_req = 3;
+  c.graph_buckets = {6, 12};
+  const StepPlan plan = make_step_plan({verify(3, 3), verify(1, 3)}, c);
+  EXPECT_TRUE(plan.tbo);
+  EXPECT_THAT(plan.micro_batches.at(0).num_tokens, ElementsAre(6, 3));
+  EXPECT_THAT(plan.micro_batches.at(1).num_tokens, ElementsAre(3, 0));
+  c.graph_buckets = {6, 8};
+  EXPECT_THAT(error_of({verify(3, 3), idle()}, c), HasSubstr("graph bucket 8 is no multiple of 6"));
+}
+
+TEST(StepPlanVerifyTest, VerifyAndDecodeAreUnlikeModesUnderPolicySglang) {
+  EXPECT_TRUE(make_step_plan({verify(4, 2), decode(4)}, with_tbo(gathered())).tbo);
+  EXPECT_FALSE(make_step_plan({verify(4, 2), decode(4)}, with_tbo(gathered(), TboPolicy::kSglang)).tbo);
+}
+
 TEST(StepPlanErrorTest, DisagreementNamesTheRank) {
   std::vector<RankState> states{decode(1), decode(1)};
   states[1].step_id = 4;
@@ -274,6 +368,13 @@ TEST(StepPlanErrorTest, AStateThatContradictsItselfIsRefused) {
               HasSubstr("DP rank 1 is IDLE but has"));
   EXPECT_THAT(refused([](RankState& s) { s.num_tokens = 0; }), HasSubstr("a rank without rows is IDLE"));
   EXPECT_THAT(refused([](RankState& s) { s.num_seqs = 5; }), HasSubstr("num_seqs=5"));
+  EXPECT_THAT(refused([](RankState& s) { s.num_seqs = 3; }), HasSubstr("every request has 1 rows"));
+  EXPECT_THAT(refused([](RankState& s) { s.tokens_per_req = 2; }), HasSubstr("tokens_per_req=2"));
+  EXPECT_THAT(refused([](RankState& s) {
+                s.mode = ForwardMode::kTargetVerify;
+                s.tokens_per_req = 0;
+              }),
+              HasSubstr("tokens_per_req=0"));
   EXPECT_THAT(refused([](RankState& s) { s.num_logit_rows = 5; }), HasSubstr("num_logit_rows=5"));
   EXPECT_THAT(refused([](RankState& s) { s.split_tokens[0] = 3; }), HasSubstr("split_tokens=3,2"));
   EXPECT_THAT(refused([](RankState& s) { s.mode = static_cast<ForwardMode>(9); }),
@@ -290,6 +391,12 @@ TEST(PlanConfigTest, BucketsMustFitMicroBatchesAndChunks) {
   c = with_graphs(dispatched());
   c.low_latency_rows = 15;
   EXPECT_THAT(refused(c), HasSubstr("low_latency_rows=15"));
+  c = gathered();
+  c.tokens_per_req = 0;
+  EXPECT_THAT(refused(c), HasSubstr("tokens_per_req=0"));
+  c = gathered();
+  c.tbo_cost_table = {{2, 1}, {1, 1}, {1, 1}, {1, 1}};
+  EXPECT_THAT(refused(c), HasSubstr("cost table: tokens[1]=1"));
   c = gathered();
   c.logit_chunk_rows = 0;
   EXPECT_THAT(refused(c), HasSubstr("logit_chunk_rows=0"));
@@ -308,6 +415,13 @@ TEST(PlanHashTest, EveryFieldOfTheConfigurationCounts) {
       [](PlanConfig& c) { c.parallel.enable_dp_lm_head = true; },
       [](PlanConfig& c) { c.parallel.enable_two_batch_overlap = true; },
       [](PlanConfig& c) { c.tbo_policy = TboPolicy::kSglang; },
+      [](PlanConfig& c) { c.tbo_gate = TboGate::kAlways; },
+      [](PlanConfig& c) { c.tbo_cost_table = costs(); },
+      [](PlanConfig& c) {
+        c.tbo_cost_table = costs();
+        c.tbo_cost_table.dispatch_us[1] += 1e-9;
+      },
+      [](PlanConfig& c) { ++c.tokens_per_req; },
       [](PlanConfig& c) { c.graph_buckets.pop_back(); },
       [](PlanConfig& c) { c.graph_padding = false; },
       [](PlanConfig& c) { ++c.normal_chunk_rows; },
@@ -377,7 +491,11 @@ void expect_sound(const StepPlan& plan, const std::vector<RankState>& states, co
       EXPECT_EQ(rows, plan.graph_bucket[d]);
       EXPECT_EQ(plan.logit_rows[d], plan.graph_bucket[d]);
       EXPECT_EQ(plan.micro_batches[0].expert_chunks, 1);
-      EXPECT_EQ(plan.tbo, config.parallel.enable_two_batch_overlap);
+      EXPECT_LE(plan.tbo, config.parallel.enable_two_batch_overlap);
+      EXPECT_TRUE(plan.tbo == config.parallel.enable_two_batch_overlap || !config.tbo_cost_table.empty());
+      for (const MicroBatchPlan& batch : plan.micro_batches) {
+        EXPECT_EQ(batch.num_tokens[d] % config.tokens_per_req, 0) << "a request is not cut";
+      }
     } else {
       EXPECT_EQ(plan.logit_rows[d], states[d].num_logit_rows);
     }
@@ -404,7 +522,7 @@ void expect_sound(const StepPlan& plan, const std::vector<RankState>& states, co
 }
 
 TEST(StepPlanPropertyTest, RowsHoldTokensAndBuffersHoldRows) {
-  int64_t replays = 0, overlaps = 0, local_misses = 0;
+  int64_t replays = 0, overlaps = 0, local_misses = 0, verify_replays = 0, gated = 0;
   for (uint32_t seed = 0; seed < 20000; ++seed) {
     RandomPlan random(seed);
     const PlanConfig config = random.config();
@@ -414,13 +532,17 @@ TEST(StepPlanPropertyTest, RowsHoldTokensAndBuffersHoldRows) {
     EXPECT_EQ(plan.hash(), make_step_plan(states, config).hash());
     const auto replayed = std::count(plan.graph_miss.begin(), plan.graph_miss.end(), GraphMiss::kNone);
     replays += replayed;
+    verify_replays += config.tokens_per_req > 1 ? replayed : 0;
+    gated += plan.no_tbo_reason.find("gate") != std::string_view::npos ? 1 : 0;
     local_misses += replayed > 0 && replayed < static_cast<int64_t>(states.size()) ? 1 : 0;
     overlaps += plan.tbo ? 1 : 0;
     if (HasFailure()) FAIL() << "seed " << seed;
   }
   // The generator reaches what it is to test.
   EXPECT_GT(replays, 1000);
+  EXPECT_GT(verify_replays, 200);
   EXPECT_GT(overlaps, 1000);
+  EXPECT_GT(gated, 200);
   EXPECT_GT(local_misses, 50);
 }
 
