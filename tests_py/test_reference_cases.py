@@ -6,16 +6,21 @@ instead; both are counted and printed. Nothing is skipped by its number.
 
 import json
 import os
+import re
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from weft import comm, graph, overlap, plan
+from weft.combinations import COMBINATIONS, DERIVED_COMBINATIONS, RANGES
 from weft.errors import WeftError
 from weft.forward_mode import ForwardMode, is_prefill
+from weft.server_args import ServerArgs
 
 CASES_DIR = Path(os.environ.get("WEFT_CASES_DIR", Path(__file__).parent / "cases"))
 EXTEND_MODES = ("EXTEND", "MIXED")
@@ -32,9 +37,10 @@ class Tally:
         self.checked = 0
         self.own_rules: Counter[str] = Counter()
         self.skipped: Counter[str] = Counter()
+        self.fields: Counter[str] = Counter()  # of cases that agree but for values that weft derives by its own rule
 
     def __str__(self) -> str:
-        counts = [(self.own_rules, "of them by weft's own rule"), (self.skipped, "skipped")]
+        counts = [(self.own_rules, "of them by weft's own rule"), (self.skipped, "skipped"), (self.fields, "values")]
         lines = [f"  {n} {what}: {why}" for of, what in counts for why, n in sorted(of.items())]
         total = (
             f"{self.checked} checked, {sum(self.own_rules.values())} differing, {sum(self.skipped.values())} skipped"
@@ -45,8 +51,16 @@ class Tally:
 TALLIES: dict[str, Tally] = defaultdict(Tally)
 
 
+@cache
+def load_json(file: str) -> dict[str, Any]:
+    return json.loads((CASES_DIR / file).read_text())
+
+
 def load(file: str, section: str) -> list[Case]:
-    return json.loads((CASES_DIR / file).read_text()).get(section, [])
+    found = load_json(file).get(section, [])
+    if isinstance(found, dict):  # cases by version
+        return [case | {"version": version} for version, cases in found.items() for case in cases]
+    return found
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -295,6 +309,14 @@ def check_bucket(case: Case, _: Tally):
     assert graph.bucket_of(graph.capture_batch_sizes(case["max_bs"]), case["raw"]) == case["padded"]
 
 
+def check_gpu_defaults(case: Case, _: Tally):
+    args, _ = parse_on_gpu(f"--model-path m --tp-size {case['tp_size']}", case)
+    assert args.chunked_prefill_size == case["chunked_prefill_size"]
+    assert args.cuda_graph_max_bs_decode == case["decode_max_bs"]
+    assert args.cuda_graph_backend_decode == case["decode_backend"]
+    assert len(graph.capture_batch_sizes(args.cuda_graph_max_bs_decode)) == case["decode_num_bs"]
+
+
 # Layouts
 
 
@@ -423,6 +445,121 @@ def skip_agreement(case: Case) -> str | None:
     return "no elastic expert parallelism" if "active" in case["config"] else None
 
 
+# Server arguments
+
+# Flags that one version of SGLang has and another has not; weft takes them under every name.
+ALIASES = {"--enable-deepep-moe", "--enable-sp", "--enable-sp-layernorm", "--enable-layernorm-sp"}
+# SGLang's names of other versions, and of the parts of a graph's configuration.
+FIELDS = {
+    "cuda_graph_max_bs": "cuda_graph_max_bs_decode",
+    "disable_cuda_graph": "disable_decode_cuda_graph",
+    "disable_piecewise_cuda_graph": "disable_prefill_cuda_graph",
+    "stream_output": "incremental_streaming_output",
+}
+# What weft decides by its own rules, unless the user gives it: {field: rule}.
+OWN_DEFAULTS = {
+    "mem_fraction_static": "memory follows from weft's ledger, not from an estimate",
+    "load_balance_method": "a request goes to the DP rank with the fewest tokens to compute",
+    "disable_prefill_cuda_graph": "weft has no prefill graphs, so none are switched off",
+    "speculative_num_steps": "the draft of a model follows from its checkpoint",
+    "speculative_eagle_topk": "the draft of a model follows from its checkpoint",
+    "speculative_num_draft_tokens": "the draft of a model follows from its checkpoint",
+}
+# Defaults that later versions changed.
+OLD_DEFAULTS = {
+    "b47fab6f": {"disable_radix_cache"},
+    "f1ff736d": {"chunked_prefill_size", "cuda_graph_max_bs", "num_cuda_graph_bs"},
+}
+# What else changes in SGLang with a flag or a value that weft does not have.
+GRAPH_FIELDS = {"cuda_graph_backend_decode", "cuda_graph_max_bs", "num_cuda_graph_bs", "disable_cuda_graph"}
+FOLLOWS = {
+    "--pp-size": {"disable_overlap_schedule"},
+    "--pipeline-parallel-size": {"disable_overlap_schedule"},
+    "--attention-backend": {"page_size", "enable_mixed_chunk"},
+    "--decode-attention-backend": {"page_size"},
+    "--prefill-attention-backend": {"page_size"},
+    "--dllm-algorithm": {"enable_mixed_chunk"},
+    "--moe-a2a-backend": {"moe_a2a_backend", "ep_size", "deepep_mode", "chunked_prefill_size"},
+    "--cuda-graph-config": GRAPH_FIELDS,
+    "--cuda-graph-backend-decode": GRAPH_FIELDS,
+}
+
+
+def refusal_rule(error: WeftError) -> str | None:
+    """By which rule weft refuses what SGLang takes: that of an entry of its table that says what SGLang does."""
+    reason = str(error).partition(": ")[2]
+    for entry in (*RANGES, *COMBINATIONS, *DERIVED_COMBINATIONS):
+        if reason == f"{entry.why}; {entry.fix}" and entry.sglang:
+            return f"{'/'.join(entry.names)}: {entry.why} (SGLang {entry.sglang})"
+    return None
+
+
+def parse_on_gpu(text: str, case: Case) -> tuple[ServerArgs, list[str]]:
+    """As on the case's GPU; its memory may be unknown."""
+    memory = case.get("gpu_mem_mib", load_json("server_args_cases.json")["environment"]["default_gpu_mem_mib"])
+    argv = shlex.split(text)
+    return ServerArgs.parse_known(argv if memory else [*argv, "--device", "cuda"], gpu_memory_mib=memory or None)
+
+
+def skip_server_args(case: Case) -> str | None:
+    unresolved = re.search(r"--model(-path)?[ =](none|dummy)\b", case["args"])
+    return "SGLang resolves nothing for this model path" if unresolved else None
+
+
+def check_server_args(case: Case, tally: Tally):
+    try:
+        args, refused = parse_on_gpu(case["args"], case)
+    except WeftError as error:
+        rule = refusal_rule(error)
+        if case["ok"] and rule is None:
+            pytest.fail(f"SGLang takes it, weft says: {error}")
+        if case["ok"]:
+            tally.own_rules[rule] += 1
+        return
+    argv = shlex.split(case["args"])
+    if refused:
+        with pytest.raises(WeftError) as caught:
+            ServerArgs.from_cli(argv)
+        for why in refused:
+            assert why in str(caught.value)
+    if case["ok"]:
+        compare_resolved(case, args, refused, tally)
+    elif not refused:
+        assert ALIASES & set(argv), "SGLang refuses it"
+        tally.own_rules["weft takes the flag's names of all versions"] += 1
+
+
+def compare_resolved(case: Case, args: ServerArgs, refused: list[str], tally: Tally):
+    """The fields that both have; a seed that nobody gave is random."""
+    resolved = dict(case["resolved"])
+    graphs = resolved.pop("cuda_graph_decode", None)
+    if graphs is not None:
+        resolved["cuda_graph_backend_decode"] = graphs["backend"]
+        resolved |= {"cuda_graph_max_bs": graphs["max_bs"], "num_cuda_graph_bs": graphs["num_bs"]}
+    sizes = args.cuda_graph_bs_decode or graph.capture_batch_sizes(
+        args.cuda_graph_max_bs_decode,
+        speculative=args.speculative_algorithm is not None,
+        disable_padding=args.disable_cuda_graph_padding,
+    )
+    left_out = OLD_DEFAULTS.get(case["version"], set()) | {"random_seed"}
+    for why in refused:
+        name = re.search(r"--[\w-]+", why)[0]
+        left_out |= FOLLOWS.get(name, {name.removeprefix("--").replace("-", "_")})
+    for name, want in resolved.items():
+        field = FIELDS.get(name, name)
+        value = len(sizes) if name == "num_cuda_graph_bs" else getattr(args, field, None)
+        has = field in args.origins or name == "num_cuda_graph_bs"
+        if not has or (name in left_out and field not in args.user_set):
+            continue
+        if field in OWN_DEFAULTS and field not in args.user_set and value != want:
+            tally.fields[OWN_DEFAULTS[field]] += 1
+            continue
+        assert value == want, f"{name}: {value} is not SGLang's {want}"
+    if not refused:
+        for name, want in case.get("predicates", {}).items():
+            assert getattr(args.parallel, name) == want, name
+
+
 # One test a file. `SECTIONS[file][section]` says how its cases are compared, and which are not.
 
 SECTIONS: dict[str, dict[str, tuple[Check, Skip]]] = {
@@ -440,11 +577,13 @@ SECTIONS: dict[str, dict[str, tuple[Check, Skip]]] = {
     },
     "graph_bs_cases.json": {
         "generators": (check_capture_list, skip_capture_list),
+        "defaults": (check_gpu_defaults, never),
         "capture_filter": (check_capture_filter, skip_capture_filter),
         "pad_to_bucket": (check_bucket, never),
     },
     "scatter_mode_cases.json": {"cases": (check_layout, skip_layout)},
     "dp_sync_cases.json": {"cases": (check_agreement, skip_agreement)},
+    "server_args_cases.json": {"versions": (check_server_args, skip_server_args)},
 }
 
 
@@ -495,3 +634,8 @@ def test_scatter_mode_cases(section: str, case: Case):
 @cases_of("dp_sync_cases.json")
 def test_dp_sync_cases(section: str, case: Case):
     run("dp_sync_cases.json", section, case)
+
+
+@cases_of("server_args_cases.json")
+def test_server_args_cases(section: str, case: Case):
+    run("server_args_cases.json", section, case)

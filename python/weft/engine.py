@@ -329,6 +329,7 @@ class CompiledCore:
             max_total_tokens=config.max_total_tokens,
             max_top_logprobs=MAX_TOP_LOGPROBS,
             dispatch_chunk_rows=dispatch_chunk_rows,
+            timeout_s=args.watchdog_timeout,
             num_threads=num_threads,
             poison=poison,
             seed=config.random_seed,

@@ -73,8 +73,11 @@ def resolve(args: ServerArgs) -> EngineConfig:
     """Check the flags against the model and derive the sizes.
 
     Raises:
-        WeftError: the model cannot run under these flags, or the memory does not hold one sequence.
+        WeftError: a flag is planned only, the model cannot run under these flags, or the memory does not hold one page.
     """
+    planned = args.planned()
+    if planned:
+        raise WeftError("\n".join(planned))
     model = read_model_info(args.model_path)
     _check_model(args, model)
     origins = dict(args.origins)

@@ -1,35 +1,50 @@
-"""The flags of weft: SGLang's names, aliases, defaults and derived values, and which combinations work.
+"""The flags of weft: SGLang's names, aliases, defaults and derived values.
 
-Everything that flags alone decide is decided here; what also needs the model's config.json is in engine_config.py.
-Where SGLang changes a value silently, weft refuses if the user gave that value, else notes where the value came from.
+Everything that flags alone decide is decided here, with combinations.py; what also needs the model's config.json is in
+engine_config.py. Where SGLang changes a value silently, weft refuses if the user gave that value, else notes where the
+value came from. Flags that are planned are fields like any other: `planned()` names those that stand in the way.
 """
 
+import argparse
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Literal
 
+from weft import gpu_defaults
+from weft.combinations import COMBINATIONS, DERIVED_COMBINATIONS, RANGES, Refused, first_refused
 from weft.errors import WeftError
 from weft.flags import Flag, Parser, add_flag, flag, flag_of, unknown_flag_message
 from weft.plan import ParallelConfig
 
 Origin = Literal["user", "default", "model", "derived"]
 
-DEFAULT_CHUNKED_PREFILL_SIZE = 4096  # SGLang's where it knows no GPU memory
-DEFAULT_GRAPH_MAX_BS = 160  # the same
+DEFAULT_MAX_PREFILL_TOKENS = 16384
+DEFAULT_RUNNING_WITH_SPECULATION = 48
 DEMO_MODEL = "demo"
+
+_SERVER = "the HTTP server; use weft.Engine or python -m weft.generate, and leave the flag out"
+_GPU = "the CUDA backend; use --device cpu"
+_NODES = "ranks on several nodes; run all ranks in one process with --tp-size"
+_FP8 = "quantised weights and caches; use an unquantised checkpoint, and leave the flag out"
+_SPECULATION = "speculative decoding; leave the flag out"
+_PREFIX_CACHE = "the prefix cache; leave the flag out"
+_PD = "separate servers for prefill and decode; run both in one Engine"
 
 
 @dataclass(frozen=True)
 class ServerArgs:
     """How to run a model. Fields are SGLang's; None means "not given" until it is derived.
 
+    gpu_memory_mib: derive defaults as for GPUs of that memory; None: as where it is not known.
+
     Raises:
         WeftError: a value, or a combination of values, is refused. The message names the flags, the values and the
             fix. Nothing has been read or started then.
     """
 
+    # Model
     model_path: str = flag(
         "", "--model-path", "--model", help="directory of a Hugging Face checkpoint, or 'demo' for the model in weft"
     )
@@ -38,8 +53,10 @@ class ServerArgs:
     load_format: str = flag(
         "auto",
         "--load-format",
-        help="safetensors (auto is the same), or dummy: random weights, only config.json is read",
+        help="weights are safetensors (auto is the same), or random (dummy: only config.json is read)",
         choices=("auto", "safetensors", "dummy"),
+        lacks="pt npcache sharded_state gguf bitsandbytes mistral layered flash_rl remote remote_instance"
+        " fastsafetensors private runai_streamer",
     )
     trust_remote_code: bool = flag(
         False, "--trust-remote-code", help="accepted; weft never runs code of a checkpoint", kind=bool
@@ -53,9 +70,41 @@ class ServerArgs:
         help="of weights, activations and KV cache; auto is the checkpoint's",
         choices=("auto", "half", "float16", "bfloat16", "float", "float32"),
     )
-    device: str | None = flag(None, "--device", help="cpu: ranks are threads of this machine")
+    quantization: str | None = flag(
+        None,
+        "--quantization",
+        help="how weights are quantised; none are by default",
+        choices=("fp8",),
+        lacks="awq mxfp8 gptq marlin gptq_marlin awq_marlin bitsandbytes gguf modelopt modelopt_fp8 modelopt_fp4"
+        " nvfp4_online modelopt_mixed petit_nvfp4 w8a8_int8 w8a8_fp8 moe_wna16 w4afp8 mxfp4 auto-round auto-round-int8"
+        " compressed-tensors modelslim mxfp_w4a8 quark quark_int4fp8_moe quark_mxfp4 mlx_q4 mlx_q8 unquant humming qoq",
+        planned=_FP8,
+    )
+    kv_cache_dtype: str = flag(
+        "auto",
+        "--kv-cache-dtype",
+        help="of the KV cache; auto is that of --dtype",
+        choices=("auto", "bf16", "bfloat16", "fp8_e4m3", "fp8_e5m2"),
+        lacks="mxfp8 nvfp4 fp4_mx_block16 fp4_e2m1",
+        planned=_FP8,
+    )
+    device: str | None = flag(
+        None,
+        "--device",
+        help="cpu: ranks are threads of this machine",
+        choices=("cpu", "cuda"),
+        lacks="xpu hpu npu musa mps tpu",
+        planned=_GPU,
+        planned_values=("cuda",),
+    )
+    base_gpu_id: int = flag(0, "--base-gpu-id", help="the first GPU", kind=int, planned=_GPU)
+    gpu_id_step: int = flag(1, "--gpu-id-step", help="from one GPU to the next", kind=int, planned=_GPU)
     random_seed: int | None = flag(None, "--random-seed", help="of sampling without a sampling_seed", kind=int)
+    watchdog_timeout: float = flag(
+        300.0, "--watchdog-timeout", help="seconds that a rank waits for another before all stop", kind=float
+    )
 
+    # Parallelism
     tp_size: int = flag(1, "--tp-size", "--tensor-parallel-size", "--tp", help="ranks of the model", kind=int)
     dp_size: int = flag(1, "--dp-size", "--data-parallel-size", "--dp", help="DP attention groups", kind=int)
     ep_size: int = flag(1, "--ep-size", "--expert-parallel-size", "--ep", help="groups of experts", kind=int)
@@ -65,11 +114,22 @@ class ServerArgs:
     enable_dp_lm_head: bool = flag(
         False, "--enable-dp-lm-head", help="the LM head stays inside a DP attention group", kind=bool
     )
+    load_balance_method: str = flag(
+        "auto",
+        "--load-balance-method",
+        help="a request goes to the DP rank with the fewest tokens still to compute (auto is the same)",
+        choices=("auto", "total_tokens", "follow_bootstrap_room"),
+        lacks="round_robin total_requests",
+        planned=_PD,
+        planned_values=("follow_bootstrap_room",),
+    )
     moe_a2a_backend: str = flag(
         "none",
         "--moe-a2a-backend",
         help="deepep sends rows to the ranks of their experts; none gathers all rows",
         choices=("none", "deepep"),
+        lacks="mooncake nixl mori ascend_fuseep flashinfer megamoe ascend_tp pplx deepep_v2 nccl_ep",
+        shorthands=(("--enable-deepep-moe", "deepep"),),
     )
     deepep_mode: str = flag(
         "auto",
@@ -77,10 +137,28 @@ class ServerArgs:
         help="dispatch; auto is normal while any rank prefills, else low_latency",
         choices=("auto", "normal", "low_latency"),
     )
+    deepep_dispatcher_output_dtype: str = flag(
+        "auto",
+        "--deepep-dispatcher-output-dtype",
+        help="of dispatched rows; auto is that of activations",
+        choices=("auto", "bf16", "fp8"),
+        lacks="int8 nvfp4",
+        planned=_FP8,
+    )
     moe_dense_tp_size: int | None = flag(
         None, "--moe-dense-tp-size", help="width of dense FFNs: 1 or --tp-size (None is --tp-size)", kind=int
     )
+    nnodes: int = flag(1, "--nnodes", help="nodes of the run", kind=int, planned=_NODES)
+    node_rank: int = flag(0, "--node-rank", help="number of this node", kind=int, planned=_NODES)
+    dist_init_addr: str | None = flag(
+        None, "--dist-init-addr", "--nccl-init-addr", help="HOST:PORT where nodes meet", planned=_NODES
+    )
+    nccl_port: int | None = flag(None, "--nccl-port", help="where GPUs of one node meet", kind=int, planned=_NODES)
+    dist_timeout: int | None = flag(
+        None, "--dist-timeout", help="seconds that nodes wait for each other", kind=int, planned=_NODES
+    )
 
+    # Overlap
     enable_two_batch_overlap: bool = flag(
         False, "--enable-two-batch-overlap", help="two micro-batches; one computes while one communicates", kind=bool
     )
@@ -109,7 +187,18 @@ class ServerArgs:
         help="JSON file {tokens, compute_us, dispatch_us, combine_us}: microseconds by the rows of the busiest DP rank"
         " (weft's own flag)",
     )
+    enable_single_batch_overlap: bool = flag(
+        False,
+        "--enable-single-batch-overlap",
+        help="computation and communication of one batch overlap",
+        kind=bool,
+        planned="overlap inside one batch; use --enable-two-batch-overlap",
+    )
+    disable_overlap_schedule: bool = flag(
+        False, "--disable-overlap-schedule", help="plan a step only after the one before it has ended", kind=bool
+    )
 
+    # Scheduling and memory
     enable_mixed_chunk: bool = flag(
         False, "--enable-mixed-chunk", help="decode rows join a chunk of prefill in one step", kind=bool
     )
@@ -119,9 +208,19 @@ class ServerArgs:
         help="prompt tokens of a step, divided by --dp-size under DP attention; -1: no chunks",
         kind=int,
     )
+    max_prefill_tokens: int = flag(
+        DEFAULT_MAX_PREFILL_TOKENS,
+        "--max-prefill-tokens",
+        help="prompt tokens of a step of a DP rank, at least a chunk; raised to the chunk by default",
+        kind=int,
+        human=True,
+    )
     page_size: int | None = flag(None, "--page-size", help="tokens of a KV page (1 by default)", kind=int)
     max_running_requests: int | None = flag(
         None, "--max-running-requests", help="over all DP ranks; 128 a DP rank by default", kind=int
+    )
+    max_queued_requests: int | None = flag(
+        None, "--max-queued-requests", help="requests that wait before more are refused", kind=int, planned=_SERVER
     )
     max_total_tokens: int | None = flag(
         None, "--max-total-tokens", help="tokens of the KV cache of a DP rank", kind=int, human=True
@@ -132,7 +231,27 @@ class ServerArgs:
         help="share of the free memory that the KV caches of all ranks may take (0.25 on the CPU)",
         kind=float,
     )
+    schedule_policy: str = flag(
+        "fcfs",
+        "--schedule-policy",
+        help="which request runs next: the first that came, or that with the longest known prefix (lpm)",
+        choices=("fcfs", "lpm"),
+        lacks="random dfs-weight lof priority routing-key",
+        planned=_PREFIX_CACHE,
+    )
+    disable_radix_cache: bool = flag(
+        False, "--disable-radix-cache", help="accepted; this version has no prefix cache", kind=bool
+    )
+    radix_eviction_policy: str = flag(
+        "lru",
+        "--radix-eviction-policy",
+        help="which prefix leaves the cache first",
+        choices=("lru", "lfu"),
+        lacks="slru priority",
+        planned=_PREFIX_CACHE,
+    )
 
+    # Graphs
     cuda_graph_max_bs_decode: int | None = flag(
         None,
         "--cuda-graph-max-bs-decode",
@@ -147,6 +266,13 @@ class ServerArgs:
         kind=int,
         many=True,
         deprecated=("--cuda-graph-bs",),
+    )
+    cuda_graph_backend_decode: str | None = flag(
+        None,
+        "--cuda-graph-backend-decode",
+        help="full: a graph holds a whole step; disabled is --disable-decode-cuda-graph",
+        choices=("full", "disabled"),
+        lacks="breakable tc_piecewise",
     )
     disable_decode_cuda_graph: bool = flag(
         False,
@@ -165,73 +291,211 @@ class ServerArgs:
         kind=bool,
         deprecated=("--disable-piecewise-cuda-graph",),
     )
-    disable_overlap_schedule: bool = flag(
-        False, "--disable-overlap-schedule", help="plan a step only after the one before it has ended", kind=bool
+
+    # Speculative decoding
+    speculative_algorithm: str | None = flag(
+        None,
+        "--speculative-algorithm",
+        help="draft tokens by the checkpoint's own draft layers (NEXTN is the same)",
+        choices=("EAGLE", "NEXTN"),
+        lacks="EAGLE3 STANDALONE NGRAM",
+        planned=_SPECULATION,
     )
-    disable_radix_cache: bool = flag(
-        False, "--disable-radix-cache", help="accepted; this version has no prefix cache", kind=bool
+    speculative_draft_model_path: str | None = flag(
+        None,
+        "--speculative-draft-model-path",
+        "--speculative-draft-model",
+        help="directory of the draft layers, if not the model's",
+        planned=_SPECULATION,
+    )
+    speculative_num_steps: int | None = flag(
+        None, "--speculative-num-steps", help="steps of the draft layers", kind=int, planned=_SPECULATION
+    )
+    speculative_eagle_topk: int | None = flag(
+        None, "--speculative-eagle-topk", help="branches of the draft tree", kind=int, planned=_SPECULATION
+    )
+    speculative_num_draft_tokens: int | None = flag(
+        None, "--speculative-num-draft-tokens", help="tokens to verify", kind=int, planned=_SPECULATION
+    )
+
+    # Prefill and decode servers
+    disaggregation_mode: str = flag(
+        "null",
+        "--disaggregation-mode",
+        help="what this server does: all (null), prefill only, or decode only",
+        choices=("null", "prefill", "decode"),
+        planned=_PD,
+    )
+    disaggregation_transfer_backend: str = flag(
+        "mooncake",
+        "--disaggregation-transfer-backend",
+        help="how KV pages travel",
+        choices=("mooncake", "nixl"),
+        lacks="ascend fake mori mooncake_tcp",
+        planned=_PD,
+    )
+    disaggregation_bootstrap_port: int = flag(
+        8998, "--disaggregation-bootstrap-port", help="where a decode server finds it", kind=int, planned=_PD
+    )
+    num_reserved_decode_tokens: int = flag(
+        512, "--num-reserved-decode-tokens", help="tokens kept free for decoding", kind=int, planned=_PD
+    )
+
+    # HTTP server
+    host: str = flag("127.0.0.1", "--host", help="where the server listens", planned=_SERVER)
+    port: int = flag(30000, "--port", help="where the server listens", kind=int, planned=_SERVER)
+    api_key: str | None = flag(None, "--api-key", help="what clients must send", planned=_SERVER)
+    served_model_name: str | None = flag(None, "--served-model-name", help="the model's name", planned=_SERVER)
+    sampling_defaults: str = flag(
+        "model",
+        "--sampling-defaults",
+        help="of requests: those of generation_config.json, or OpenAI's",
+        choices=("model", "openai"),
+        planned=_SERVER,
+    )
+    stream_interval: int = flag(
+        1, "--stream-interval", help="tokens between two parts of a stream", kind=int, planned=_SERVER
+    )
+    incremental_streaming_output: bool = flag(
+        False,
+        "--incremental-streaming-output",
+        help="a part of a stream holds what is new, not all until then",
+        kind=bool,
+        deprecated=("--stream-output",),
+        planned=_SERVER,
+    )
+    enable_cache_report: bool = flag(
+        False, "--enable-cache-report", help="count cached tokens in answers", kind=bool, planned=_SERVER
+    )
+    enable_metrics: bool = flag(False, "--enable-metrics", help="metrics for Prometheus", kind=bool, planned=_SERVER)
+    decode_log_interval: int = flag(
+        40, "--decode-log-interval", help="decode steps between two lines of the log", kind=int, planned=_SERVER
+    )
+    log_level: str = flag("info", "--log-level", help="of all loggers", planned=_SERVER)
+    log_level_http: str | None = flag(None, "--log-level-http", help="of the HTTP server", planned=_SERVER)
+    log_requests: bool = flag(False, "--log-requests", help="log every request", kind=bool, planned=_SERVER)
+    log_requests_level: int = flag(2, "--log-requests-level", help="how much: 0 to 3", kind=int, planned=_SERVER)
+    log_requests_format: str = flag(
+        "text", "--log-requests-format", help="of such lines", choices=("text", "json"), planned=_SERVER
     )
 
     origins: Mapping[str, Origin] = field(init=False, repr=False, compare=False, hash=False)
+    user_set: frozenset[str] = field(init=False, repr=False, compare=False)
+    gpu_memory_mib: InitVar[int | None] = None
     given: InitVar[frozenset[str] | None] = None  # fields that the user set; None: those unlike their default
 
-    def __post_init__(self, given: frozenset[str] | None) -> None:
+    def __post_init__(self, gpu_memory_mib: int | None, given: frozenset[str] | None) -> None:
         if given is None:
             given = frozenset(name for name, item in _FLAG_FIELDS.items() if getattr(self, name) != item.default)
         for name in _FLAG_FIELDS:
             self._check_type(name)
-        _refuse(self, _RANGES, given)
-        _refuse(self, _COMBINATIONS, given)
-        derived = self._derive()
+        self._refuse(RANGES, given)
+        self._refuse(COMBINATIONS, given)
+        derived = self._derive(gpu_memory_mib, given)
+        origins: dict[str, Origin] = dict.fromkeys(_FLAG_FIELDS, "default")
+        origins |= dict.fromkeys(given, "user")
+        origins |= {name: "derived" for name, value in derived.items() if value != getattr(self, name)}
         for name, value in derived.items():
             object.__setattr__(self, name, value)
-        _refuse(self, _DERIVED_COMBINATIONS, given)
-        origins: dict[str, Origin] = dict.fromkeys(_FLAG_FIELDS, "default")
-        origins |= dict.fromkeys(derived, "derived")
-        origins |= dict.fromkeys(given & _FLAG_FIELDS.keys(), "user")
         object.__setattr__(self, "origins", MappingProxyType(origins))
+        object.__setattr__(self, "user_set", given)
+        self._refuse(DERIVED_COMBINATIONS, given)
 
     # ---- how to make one ----
 
     @classmethod
-    def from_cli(cls, argv: Sequence[str], prog: str = "weft") -> "ServerArgs":
-        """Parse a command line of flags only. `--help` prints them and exits."""
+    def from_cli(cls, argv: Sequence[str], prog: str = "weft", gpu_memory_mib: int | None = None) -> "ServerArgs":
+        """Parse a command line of flags only. `--help` prints them and exits.
+
+        Raises:
+            WeftError: as the class; or flags are unknown, or weft does not have them. All of those are named.
+        """
+        args, refused = cls.parse_known(argv, prog, gpu_memory_mib)
+        args.refuse_if(refused)
+        return args
+
+    @classmethod
+    def parse_known(
+        cls, argv: Sequence[str], prog: str = "weft", gpu_memory_mib: int | None = None
+    ) -> tuple["ServerArgs", list[str]]:
+        """The arguments without what SGLang has and weft has not, and why each of that is refused."""
         parser = Parser(prog=prog, description="weft's server arguments.")
         cls.add_cli_args(parser)
-        return cls.from_cli_args(parser.parse(argv))
+        return cls._known(parser.parse(argv), gpu_memory_mib)
 
     @classmethod
     def add_cli_args(cls, parser: Parser) -> None:
-        """Add all flags, as one group. `from_cli_args` reads them back."""
-        group = parser.add_argument_group("server arguments", "SGLang's names, aliases and defaults.")
+        """Add all flags, as two groups. `from_cli_args` reads them back."""
+        works = parser.add_argument_group("server arguments", "SGLang's names, aliases and defaults.")
+        planned = parser.add_argument_group(
+            "planned server arguments", "Parsed and checked; values other than the default are refused when it runs."
+        )
         for name, item in _FLAG_FIELDS.items():
-            add_flag(group, name, _FLAGS[name], item.default)
+            add_flag(works if _FLAGS[name].works else planned, name, _FLAGS[name], item.default)
 
     @classmethod
-    def from_cli_args(cls, namespace: object) -> "ServerArgs":
+    def from_cli_args(cls, namespace: argparse.Namespace) -> "ServerArgs":
         """Of a namespace that `Parser.parse` returned; names that are no flags of weft are left alone."""
+        args, refused = cls._known(namespace, None)
+        args.refuse_if(refused)
+        return args
+
+    @classmethod
+    def _known(cls, namespace: argparse.Namespace, gpu_memory_mib: int | None) -> tuple["ServerArgs", list[str]]:
         values = {name: value for name, value in vars(namespace).items() if name in _FLAG_FIELDS}
-        return cls._of(values)
+        return cls._of(values, list(getattr(namespace, "refused", ())), gpu_memory_mib)
 
     @classmethod
     def from_kwargs(cls, **kwargs: object) -> "ServerArgs":
         """Of keyword arguments: the fields, or any alias of theirs (`tp=2`, `disable_cuda_graph=True`)."""
         values: dict[str, object] = {}
         for key, value in kwargs.items():
+            if key in _SHORTHANDS:
+                if value in (None, False):
+                    continue
+                key, value = _SHORTHANDS[key]
             name = _KEYWORDS.get(key)
             if name is None:
                 raise WeftError(unknown_flag_message(_as_flag(key), [_as_flag(known) for known in _KEYWORDS]))
             if name in values:
                 raise WeftError(f"{key}={value!r}: {name} was given twice, under two of its names; give it once")
             values[name] = value
-        return cls._of({name: value for name, value in values.items() if value is not None})
+        args, refused = cls._of({name: value for name, value in values.items() if value is not None}, [], None)
+        args.refuse_if(refused)
+        return args
 
     @classmethod
-    def _of(cls, values: Mapping[str, Any]) -> "ServerArgs":
-        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-        return cls(**{**values, **lists}, given=frozenset(values))
+    def _of(
+        cls, values: Mapping[str, Any], refused: list[str], gpu_memory_mib: int | None
+    ) -> tuple["ServerArgs", list[str]]:
+        kept: dict[str, Any] = {}
+        for name, value in values.items():
+            why = _FLAGS[name].why_lacking(value) if isinstance(value, str) else None
+            if why is None:
+                kept[name] = tuple(value) if isinstance(value, list) else value
+            else:
+                refused.append(why)
+        try:
+            return cls(**kept, gpu_memory_mib=gpu_memory_mib, given=frozenset(kept)), refused
+        except WeftError as error:
+            raise WeftError("\n".join([*refused, str(error)])) from None
 
     # ---- what follows from the flags ----
+
+    def planned(self) -> list[str]:
+        """Why nothing runs with these arguments yet: a line for each flag that is planned; none if they work."""
+        return [
+            f"{spec.show(value)} is planned, and not in this version: it needs {spec.planned}"
+            for name, spec in _FLAGS.items()
+            # A GPU that was found is as planned as one that was asked for.
+            if (name in self.user_set or name == "device")
+            and spec.is_planned(value := getattr(self, name), _FLAG_FIELDS[name].default)
+        ]
+
+    def refuse_if(self, refused: Sequence[str]) -> None:
+        """Raise WeftError if there are reasons; it also names what is planned."""
+        if refused:
+            raise WeftError("\n".join([*refused, *self.planned()]))
 
     @property
     def attn_dp_size(self) -> int:
@@ -256,27 +520,52 @@ class ServerArgs:
             enable_two_batch_overlap=self.enable_two_batch_overlap,
         )
 
-    def _derive(self) -> dict[str, object]:
-        """Values that the flags imply."""
+    def _derive(self, gpu_memory_mib: int | None, given: frozenset[str]) -> dict[str, object]:
+        """Values that the flags imply. Those of flags that the user set are refused before, or are a share."""
         derived: dict[str, object] = {}
         if self.tokenizer_path is None:
             derived["tokenizer_path"] = self.model_path
+        if self.served_model_name is None:
+            derived["served_model_name"] = self.model_path
         if self.device is None:
-            derived["device"] = "cpu"
+            derived["device"] = "cpu" if gpu_memory_mib is None else "cuda"
         if self.random_seed is None:
             derived["random_seed"] = secrets.randbelow(1 << 30)
         if self.page_size is None:
             derived["page_size"] = 1
-        chunk = DEFAULT_CHUNKED_PREFILL_SIZE if self.chunked_prefill_size is None else self.chunked_prefill_size
-        derived["chunked_prefill_size"] = chunk // self.attn_dp_size if chunk > 0 else chunk
+        chunk = self.chunked_prefill_size
+        if chunk is None:
+            chunk = gpu_defaults.chunked_prefill_size(gpu_memory_mib)
+        chunk = chunk // self.attn_dp_size if chunk > 0 else chunk
+        derived["chunked_prefill_size"] = chunk
+        if "max_prefill_tokens" not in given:
+            derived["max_prefill_tokens"] = max(self.max_prefill_tokens, chunk)
         if self.moe_a2a_backend != "none":
             derived["ep_size"] = self.tp_size
-        if self.moe_a2a_backend == "deepep" and self.deepep_mode == "normal":
+        if self.speculative_algorithm is not None:
+            derived["speculative_algorithm"] = "EAGLE"
+            if self.max_running_requests is None:
+                derived["max_running_requests"] = DEFAULT_RUNNING_WITH_SPECULATION
+        prefills = self.disaggregation_mode == "prefill"
+        if self.disaggregation_mode == "decode":
+            derived["disable_radix_cache"] = True
+        if self.load_balance_method == "auto":
+            derived["load_balance_method"] = "follow_bootstrap_room" if prefills else "total_tokens"
+        if self.deepep_mode == "normal" or prefills or self.cuda_graph_backend_decode == "disabled":
             derived["disable_decode_cuda_graph"] = True
+        no_graphs = self.disable_decode_cuda_graph or "disable_decode_cuda_graph" in derived
+        derived["cuda_graph_backend_decode"] = "disabled" if no_graphs else "full"
         if self.cuda_graph_max_bs_decode is None:
             sizes = self.cuda_graph_bs_decode
-            derived["cuda_graph_max_bs_decode"] = max(sizes) if sizes else DEFAULT_GRAPH_MAX_BS
+            default = gpu_defaults.graph_max_bs(gpu_memory_mib, self.tp_size)
+            derived["cuda_graph_max_bs_decode"] = max(sizes) if sizes else default
         return derived
+
+    def _refuse(self, table: Sequence[Refused], given: frozenset[str]) -> None:
+        entry = first_refused(table, self, given)
+        if entry is not None:
+            shown = " with ".join(_FLAGS[name].show(getattr(self, name)) for name in entry.names)
+            raise WeftError(f"{shown}: {entry.why}; {entry.fix}")
 
     def _check_type(self, name: str) -> None:
         spec, value = _FLAGS[name], getattr(self, name)
@@ -286,273 +575,25 @@ class ServerArgs:
         kinds = (int, float) if spec.kind is float else (spec.kind,)
         for item in items:
             if not isinstance(item, kinds) or (isinstance(item, bool) and spec.kind is not bool):
-                raise WeftError(f"{spec.name}={value!r} must be of type {spec.kind.__name__}")
+                raise WeftError(f"{spec.name}={value!r} must be of type {spec.kind.__name__}; give such a value")
         if spec.choices and value not in spec.choices:
-            raise WeftError(f"{spec.name}={value} is not one of {', '.join(spec.choices)}")
-
-
-_FLAG_FIELDS = {item.name: item for item in fields(ServerArgs) if flag_of(item) is not None}
-_FLAGS: dict[str, Flag] = {name: spec for name, item in _FLAG_FIELDS.items() if (spec := flag_of(item)) is not None}
-_KEYWORDS = {
-    alias.removeprefix("--").replace("-", "_"): name
-    for name, spec in _FLAGS.items()
-    for alias in (*spec.names, *spec.deprecated)
-}
+            raise WeftError(spec.why_lacking(value) or f"{spec.show(value)}: use {' or '.join(spec.choices)}")
 
 
 def _as_flag(keyword: str) -> str:
     return "--" + keyword.replace("_", "-")
 
 
-@dataclass(frozen=True)
-class Refused:
-    """A combination that weft refuses: which fields, when, why, and what to do."""
-
-    names: tuple[str, ...]
-    when: Callable[[ServerArgs], bool]
-    why: str
-    fix: str
-    if_given: str = ""  # only if the user set this field: SGLang would change it silently
+def _as_keyword(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
 
 
-def _refuse(args: ServerArgs, table: Sequence[Refused], given: frozenset[str]) -> None:
-    for entry in table:
-        if (not entry.if_given or entry.if_given in given) and entry.when(args):
-            shown = " with ".join(_shown(args, name) for name in entry.names)
-            raise WeftError(f"{shown}: {entry.why}; {entry.fix}")
+_FLAG_FIELDS = {item.name: item for item in fields(ServerArgs) if flag_of(item) is not None}
+_FLAGS: dict[str, Flag] = {name: spec for name, item in _FLAG_FIELDS.items() if (spec := flag_of(item)) is not None}
+_KEYWORDS = {_as_keyword(alias): name for name, spec in _FLAGS.items() for alias in (*spec.names, *spec.deprecated)}
+_SHORTHANDS = {_as_keyword(alias): (name, value) for name, spec in _FLAGS.items() for alias, value in spec.shorthands}
 
 
-def _shown(args: ServerArgs, name: str) -> str:
-    value, spec = getattr(args, name), _FLAGS[name]
-    if spec.kind is bool:
-        return spec.name if value else f"no {spec.name}"
-    if isinstance(value, tuple):
-        return f"{spec.name} {' '.join(map(str, value))}"
-    return f"{spec.name} {value!r}" if value in ("", None) else f"{spec.name} {value}"
-
-
-def _below(name: str, least: float, fix: str) -> Refused:
-    def when(args: ServerArgs) -> bool:
-        value = getattr(args, name)
-        return value is not None and value < least
-
-    return Refused((name,), when, f"must be at least {least}", fix)
-
-
-_RANGES: tuple[Refused, ...] = (
-    Refused(("model_path",), lambda a: not a.model_path, "no model is named", "give a directory, or 'demo'"),
-    Refused(
-        ("device",),
-        lambda a: a.device is not None and a.device != "cpu",
-        "this version of weft runs on the CPU only",
-        "use --device cpu",
-    ),
-    _below("tp_size", 1, "give the number of ranks"),
-    _below("dp_size", 1, "give the number of DP attention groups"),
-    _below("ep_size", 1, "give the number of expert groups"),
-    _below("page_size", 1, "give the tokens of a page"),
-    _below("context_length", 1, "give the tokens of the longest sequence"),
-    _below("max_running_requests", 1, "give the number of requests that run at once"),
-    _below("max_total_tokens", 1, "give the tokens of a DP rank's KV cache"),
-    _below("cuda_graph_max_bs_decode", 1, "use --disable-decode-cuda-graph to run without graphs"),
-    _below("random_seed", 0, "give a seed from 0"),
-    Refused(
-        ("mem_fraction_static",),
-        lambda a: a.mem_fraction_static is not None and not 0 < a.mem_fraction_static < 1,
-        "a share of the memory lies between 0 and 1",
-        "give for example 0.25",
-    ),
-    Refused(
-        ("chunked_prefill_size",),
-        lambda a: a.chunked_prefill_size is not None and (a.chunked_prefill_size == 0 or a.chunked_prefill_size < -1),
-        "a chunk has at least one token",
-        "use -1 to run prompts whole",
-    ),
-    Refused(
-        ("tbo_token_distribution_threshold",),
-        lambda a: not 0 <= a.tbo_token_distribution_threshold <= 0.5,
-        "a share of the smaller half lies between 0 and 0.5",
-        "give for example 0.48, or 0 never to cut a request",
-    ),
-    Refused(
-        ("cuda_graph_bs_decode",),
-        lambda a: a.cuda_graph_bs_decode is not None
-        and (not a.cuda_graph_bs_decode or min(a.cuda_graph_bs_decode) < 1),
-        "a graph is captured for one request or more",
-        "give sizes from 1",
-    ),
-)
-
-# Which combinations work: all but these. In the order of checking; the first that applies is reported.
-_COMBINATIONS: tuple[Refused, ...] = (
-    Refused(
-        ("dp_size", "enable_dp_attention"),
-        lambda a: a.dp_size > 1 and not a.enable_dp_attention,
-        "weft's data parallelism is DP attention",
-        "add --enable-dp-attention, or run one engine for each replica",
-    ),
-    Refused(
-        ("enable_dp_attention", "dp_size"),
-        lambda a: a.enable_dp_attention and a.dp_size == 1,
-        "one DP rank has nobody to share attention with",
-        "give --dp-size 2 or more, or remove --enable-dp-attention",
-    ),
-    Refused(
-        ("enable_dp_lm_head", "enable_dp_attention"),
-        lambda a: a.enable_dp_lm_head and not a.enable_dp_attention,
-        "the LM head is split by DP attention groups",
-        "add --enable-dp-attention and --dp-size, or remove --enable-dp-lm-head",
-    ),
-    Refused(
-        ("tp_size", "dp_size"),
-        lambda a: a.enable_dp_attention and a.tp_size % a.dp_size != 0,
-        "each DP rank has tp_size / dp_size ranks",
-        "choose a --tp-size that --dp-size divides",
-    ),
-    Refused(
-        ("moe_a2a_backend", "ep_size"),
-        lambda a: a.moe_a2a_backend != "none" and a.ep_size != a.tp_size,
-        "dispatch spreads the experts over all ranks, so ep_size is tp_size",
-        "remove --ep-size, or set it to --tp-size",
-        if_given="ep_size",
-    ),
-    Refused(
-        ("tp_size", "ep_size"),
-        lambda a: a.moe_a2a_backend == "none" and a.tp_size % a.ep_size != 0,
-        "each expert group has tp_size / ep_size ranks",
-        "choose an --ep-size that divides --tp-size",
-    ),
-    Refused(
-        ("deepep_mode", "moe_a2a_backend"),
-        lambda a: a.deepep_mode != "auto" and a.moe_a2a_backend != "deepep",
-        "the mode is one of the DeepEP dispatch",
-        "add --moe-a2a-backend deepep, or remove --deepep-mode",
-    ),
-    Refused(
-        ("moe_dense_tp_size", "tp_size"),
-        lambda a: a.moe_dense_tp_size not in (None, 1, a.tp_size),
-        "dense FFNs are run whole by each rank or cut over all of them",
-        "use 1, the value of --tp-size, or nothing",
-    ),
-    Refused(
-        ("enable_two_batch_overlap", "moe_a2a_backend", "enable_dp_attention"),
-        lambda a: a.enable_two_batch_overlap and a.moe_a2a_backend == "none" and not a.enable_dp_attention,
-        "there is no communication to overlap with",
-        "add --moe-a2a-backend deepep, or DP attention, or remove --enable-two-batch-overlap",
-    ),
-    Refused(
-        ("tbo_token_distribution_threshold", "enable_two_batch_overlap"),
-        lambda a: not a.enable_two_batch_overlap,
-        "the threshold is one of the two-batch overlap",
-        "add --enable-two-batch-overlap, or remove the threshold",
-        if_given="tbo_token_distribution_threshold",
-    ),
-    Refused(
-        ("tbo_policy", "enable_two_batch_overlap"),
-        lambda a: not a.enable_two_batch_overlap,
-        "the policy is one of the two-batch overlap",
-        "add --enable-two-batch-overlap, or remove the policy",
-        if_given="tbo_policy",
-    ),
-    Refused(
-        ("tbo_gate", "enable_two_batch_overlap"),
-        lambda a: not a.enable_two_batch_overlap,
-        "the gate is one of the two-batch overlap",
-        "add --enable-two-batch-overlap, or remove the gate",
-        if_given="tbo_gate",
-    ),
-    Refused(
-        ("tbo_cost_table", "enable_two_batch_overlap"),
-        lambda a: not a.enable_two_batch_overlap,
-        "the table is one of the two-batch overlap",
-        "add --enable-two-batch-overlap, or remove the table",
-        if_given="tbo_cost_table",
-    ),
-    Refused(
-        ("tbo_gate", "tbo_cost_table"),
-        lambda a: a.tbo_gate == "always" and a.tbo_cost_table is not None,
-        "a gate that is always open looks at no table",
-        "remove one of the two",
-    ),
-    Refused(
-        ("enable_mixed_chunk", "chunked_prefill_size"),
-        lambda a: a.enable_mixed_chunk and a.chunked_prefill_size is not None and a.chunked_prefill_size < 0,
-        "without chunks no decode row can join one, so mixed chunk would never act",
-        "give --chunked-prefill-size, or remove --enable-mixed-chunk",
-    ),
-    Refused(
-        ("max_running_requests", "dp_size"),
-        lambda a: a.max_running_requests is not None and a.max_running_requests < a.attn_dp_size,
-        "each DP rank runs max_running_requests // dp_size requests, which is none",
-        "raise --max-running-requests to --dp-size or more",
-    ),
-    Refused(
-        ("disable_decode_cuda_graph", "cuda_graph_bs_decode"),
-        lambda a: a.disable_decode_cuda_graph and a.cuda_graph_bs_decode is not None,
-        "sizes are given for graphs that are off",
-        "remove one of the two",
-    ),
-    Refused(
-        ("disable_decode_cuda_graph", "cuda_graph_max_bs_decode"),
-        lambda a: a.disable_decode_cuda_graph and a.cuda_graph_max_bs_decode is not None,
-        "a size is given for graphs that are off",
-        "remove one of the two",
-    ),
-    Refused(
-        ("disable_decode_cuda_graph", "disable_cuda_graph_padding"),
-        lambda a: a.disable_decode_cuda_graph and a.disable_cuda_graph_padding,
-        "graphs that are off pad nothing",
-        "remove one of the two",
-    ),
-    Refused(
-        ("deepep_mode", "cuda_graph_bs_decode"),
-        lambda a: a.deepep_mode == "normal" and a.cuda_graph_bs_decode is not None,
-        "normal dispatch cannot be captured, so there are no graphs",
-        "remove the sizes, or use --deepep-mode auto",
-    ),
-    Refused(
-        ("deepep_mode", "cuda_graph_max_bs_decode"),
-        lambda a: a.deepep_mode == "normal" and a.cuda_graph_max_bs_decode is not None,
-        "normal dispatch cannot be captured, so there are no graphs",
-        "remove the size, or use --deepep-mode auto",
-    ),
-    Refused(
-        ("deepep_mode", "disable_cuda_graph_padding"),
-        lambda a: a.deepep_mode == "normal" and a.disable_cuda_graph_padding,
-        "normal dispatch cannot be captured, so there are no graphs to pad",
-        "remove --disable-cuda-graph-padding, or use --deepep-mode auto",
-    ),
-    Refused(
-        ("cuda_graph_bs_decode", "cuda_graph_max_bs_decode"),
-        lambda a: a.cuda_graph_bs_decode is not None
-        and a.cuda_graph_max_bs_decode is not None
-        and max(a.cuda_graph_bs_decode) != a.cuda_graph_max_bs_decode,
-        "the largest size of the list is the maximum",
-        "give only the list, or only the maximum",
-    ),
-    Refused(
-        ("skip_tokenizer_init", "tokenizer_path"),
-        lambda a: a.skip_tokenizer_init and a.tokenizer_path is not None,
-        "a tokenizer is named and skipped",
-        "remove one of the two",
-    ),
-    Refused(
-        ("chunked_prefill_size", "dp_size"),
-        lambda a: a.chunked_prefill_size is not None and 0 < a.chunked_prefill_size < a.attn_dp_size,
-        "each DP rank takes chunked_prefill_size // dp_size tokens, which is none",
-        "raise --chunked-prefill-size, or use -1 to run prompts whole",
-    ),
-)
-
-# Checked once values are derived: the chunk is then that of one DP rank.
-_DERIVED_COMBINATIONS: tuple[Refused, ...] = (
-    Refused(
-        ("chunked_prefill_size", "page_size"),
-        lambda a: a.chunked_prefill_size is not None
-        and a.page_size is not None
-        and a.chunked_prefill_size > 0
-        and a.chunked_prefill_size % a.page_size != 0,
-        "the chunk of a DP rank is whole pages",
-        "make --chunked-prefill-size a multiple of --page-size (times --dp-size under DP attention)",
-    ),
-)
+def flag_table() -> list[tuple[str, Flag, object]]:
+    """All flags in order: the field, its flag, its default."""
+    return [(name, spec, _FLAG_FIELDS[name].default) for name, spec in _FLAGS.items()]
