@@ -549,9 +549,9 @@ def compare_resolved(case: Case, args: ServerArgs, refused: list[str], tally: Ta
         field = FIELDS.get(name, name)
         value = len(sizes) if name == "num_cuda_graph_bs" else getattr(args, field, None)
         has = field in args.origins or name == "num_cuda_graph_bs"
-        if not has or (name in left_out and field not in args.user_set):
+        if not has or (name in left_out and field not in args.user_values):
             continue
-        if field in OWN_DEFAULTS and field not in args.user_set and value != want:
+        if field in OWN_DEFAULTS and field not in args.user_values and value != want:
             tally.fields[OWN_DEFAULTS[field]] += 1
             continue
         assert value == want, f"{name}: {value} is not SGLang's {want}"

@@ -11,6 +11,7 @@
 
 #include "base/collective.h"
 #include "bindings/bindings.h"
+#include "model/config.h"
 #include "plan/forward_mode.h"
 #include "plan/step_plan.h"
 #include "runtime/runtime.h"
@@ -239,6 +240,10 @@ void bind_runtime(py::module_& m) {
   m.def(
       "memory_ledger", [](const RuntimeConfig& config) { return to_tuples(runtime::memory_ledger(config)); },
       "config"_a);
+  m.def(
+      "sparse_layers",
+      [](const std::string& model_path) { return model::load_config(model_path).sparse_layers; },
+      "model_path"_a);
 }
 
 }  // namespace weft::bindings

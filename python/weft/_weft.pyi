@@ -109,6 +109,9 @@ class Runtime:
 def memory_ledger(config: RuntimeConfig) -> list[tuple[int, str, int]]:
     """What Runtime(config) will allocate: (rank, name, bytes). Reads config.json, but no weight."""
 
+def sparse_layers(model_path: str) -> list[bool]:
+    """Of each layer: has it experts? Reads config.json."""
+
 # The planning core: pure functions, no device. weft.plan, weft.overlap, weft.graph and weft.comm document them.
 
 class ForwardMode(IntEnum):

@@ -6,7 +6,7 @@ from weft import _weft
 from weft._weft import LayerLayout, ParallelConfig
 from weft.errors import WeftError
 
-__all__ = ["LayerLayout", "layer_layouts"]
+__all__ = ["LayerLayout", "layer_layouts", "model_layouts"]
 
 
 def layer_layouts(
@@ -44,3 +44,12 @@ def layer_layouts(
         enable_two_batch_overlap=two_batch_overlap,
     )
     return _weft.layer_layouts(sparse, parallel)
+
+
+def model_layouts(model_path: str, parallel: ParallelConfig) -> list[LayerLayout]:
+    """Return the layouts and boundary operations of each layer of a checkpoint; only its config.json is read.
+
+    Raises:
+        WeftError: config.json is missing, or names a model that weft lacks.
+    """
+    return _weft.layer_layouts(_weft.sparse_layers(model_path), parallel)

@@ -301,8 +301,21 @@ class CompiledCore:
     def __init__(
         self, config: EngineConfig, *, poison: bool = False, dispatch_chunk_rows: int = 1024, num_threads: int = 0
     ) -> None:
+        runtime_config = self._runtime_config(config, poison, dispatch_chunk_rows, num_threads)
+        _log.info("memory of each rank:\n%s", ledger_table(_weft.memory_ledger(runtime_config)))
+        self._runtime = _weft.Runtime(runtime_config)
+
+    @staticmethod
+    def memory_ledger(config: EngineConfig) -> list[tuple[int, str, int]]:
+        """What each rank would allocate: (rank, name, bytes). Nothing is allocated, and no weight is read."""
+        return _weft.memory_ledger(CompiledCore._runtime_config(config))
+
+    @staticmethod
+    def _runtime_config(
+        config: EngineConfig, poison: bool = False, dispatch_chunk_rows: int = 1024, num_threads: int = 0
+    ) -> _weft.RuntimeConfig:
         args, sizes = config.args, config.scheduler
-        runtime_config = _weft.RuntimeConfig(
+        return _weft.RuntimeConfig(
             model_path=str(config.model.path),
             load_format=args.load_format,
             dtype=_DTYPES.get(args.dtype, args.dtype),
@@ -334,8 +347,6 @@ class CompiledCore:
             poison=poison,
             seed=config.random_seed,
         )
-        _log.info("memory of each rank:\n%s", ledger_table(_weft.memory_ledger(runtime_config)))
-        self._runtime = _weft.Runtime(runtime_config)
 
     def submit(self, step: Step) -> int:
         admissions = [

@@ -54,6 +54,30 @@ class EngineConfig:
             num_pages=self.max_total_tokens // self.page_size,
         )
 
+    def resolved(self) -> dict[str, tuple[object, Origin]]:
+        """Values that the flags alone do not decide: {field: (value, origin)}."""
+        args = self.args
+        values: dict[str, object] = {
+            "context_length": self.context_length,
+            "dtype": self.model.dtype if args.dtype == "auto" else args.dtype,
+            "max_running_requests": self.max_running_requests * args.attn_dp_size,
+            "max_total_tokens": self.max_total_tokens,
+            "mem_fraction_static": args.mem_fraction_static,
+            "moe_dense_tp_size": args.moe_dense_tp_size or args.tp_size,
+            "max_prefill_tokens": args.max_prefill_tokens,
+            "cuda_graph_bs_decode": tuple(self.graph_batch_sizes()),
+        }
+        origins = dict(self.origins)
+        if args.mem_fraction_static is None and args.max_total_tokens is None:
+            values["mem_fraction_static"] = DEFAULT_KV_MEMORY_FRACTION
+        if args.moe_dense_tp_size is None:
+            origins["moe_dense_tp_size"] = "derived"
+        if (args.chunked_prefill_size or 0) < 0:
+            values["max_prefill_tokens"], origins["max_prefill_tokens"] = self.prefill_tokens_per_step, "model"
+        if values["cuda_graph_bs_decode"] != args.cuda_graph_bs_decode:
+            origins["cuda_graph_bs_decode"] = "derived"
+        return {name: (value, origins[name]) for name, value in values.items()}
+
     def graph_batch_sizes(self) -> list[int]:
         """Decode batch sizes of a DP rank that have a graph, ascending; none if graphs are off."""
         args = self.args

@@ -4,16 +4,18 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from weft.comm import LayerLayout
+
 TimelineEvent = tuple[int, str, str, float, float, int]  # rank, stream, name, start_us, end_us, micro-batch
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns as wide as their widest cell; the first is left-aligned."""
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> str:
+    """Columns as wide as their widest cell; the first `left` are left-aligned."""
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = [
         "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
+            cell.ljust(width) if column < left else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in cells
@@ -52,6 +54,22 @@ def ledger_table(ledger: Sequence[tuple[int, str, int]]) -> str:
     rows = [[name, *(f"{sizes[i] / 2**20:,.1f}" for sizes in columns)] for i, name in enumerate(names)]
     rows.append(["all", *(f"{sum(sizes) / 2**20:,.1f}" for sizes in columns)])
     return table(header, rows)
+
+
+def layouts_table(layers: Sequence[LayerLayout]) -> str:
+    """Where the rows of each layer are, and what moves them; neighbours that are alike share a row."""
+    names = ("input", "attn", "mlp", "middle_residual", "output", "prepare_attn", "prepare_mlp", "postprocess")
+    rows: list[list[str]] = []
+    firsts: list[int] = []
+    for i, layer in enumerate(layers):
+        cells = ["sparse" if layer.sparse else "dense", *(str(getattr(layer, name)) for name in names)]
+        if not rows or rows[-1] != cells:
+            rows.append(cells)
+            firsts.append(i)
+    lasts = [*(first - 1 for first in firsts[1:]), len(layers) - 1]
+    spans = [str(a) if a == b else f"{a}-{b}" for a, b in zip(firsts, lasts, strict=True)]
+    header = ["layer", "kind", *(name.replace("middle_", "") for name in names)]
+    return table(header, [[span, *row] for span, row in zip(spans, rows, strict=True)], left=len(header))
 
 
 def picture(timeline: Sequence[TimelineEvent], width: int = 100, ranks: int = 2) -> str:

@@ -380,7 +380,7 @@ class ServerArgs:
     )
 
     origins: Mapping[str, Origin] = field(init=False, repr=False, compare=False, hash=False)
-    user_set: frozenset[str] = field(init=False, repr=False, compare=False)
+    user_values: Mapping[str, object] = field(init=False, repr=False, compare=False, hash=False)  # as given
     gpu_memory_mib: InitVar[int | None] = None
     given: InitVar[frozenset[str] | None] = None  # fields that the user set; None: those unlike their default
 
@@ -395,10 +395,10 @@ class ServerArgs:
         origins: dict[str, Origin] = dict.fromkeys(_FLAG_FIELDS, "default")
         origins |= dict.fromkeys(given, "user")
         origins |= {name: "derived" for name, value in derived.items() if value != getattr(self, name)}
+        object.__setattr__(self, "user_values", MappingProxyType({name: getattr(self, name) for name in given}))
         for name, value in derived.items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "origins", MappingProxyType(origins))
-        object.__setattr__(self, "user_set", given)
         self._refuse(DERIVED_COMBINATIONS, given)
 
     # ---- how to make one ----
@@ -488,7 +488,7 @@ class ServerArgs:
             f"{spec.show(value)} is planned, and not in this version: it needs {spec.planned}"
             for name, spec in _FLAGS.items()
             # A GPU that was found is as planned as one that was asked for.
-            if (name in self.user_set or name == "device")
+            if (name in self.user_values or name == "device")
             and spec.is_planned(value := getattr(self, name), _FLAG_FIELDS[name].default)
         ]
 
