@@ -68,6 +68,29 @@ def test_split_takes_the_number_of_rows_from_the_lengths():
     assert overlap.split(ForwardMode.EXTEND, extend_lens=[3, 0]) is None
 
 
+def test_no_split_has_a_reason_and_many_parts_have_names():
+    assert overlap.split_or_reason(ForwardMode.EXTEND, extend_lens=[3, 0]) == "sequence 1 has no tokens"
+    parts = overlap.split(ForwardMode.EXTEND, extend_lens=[9], num_micro_batches=3, num_token_non_padded=4)
+    assert parts is not None
+    assert [child.extend_start_loc for child in parts.children] == [[0], [0], [0]]
+    assert [child.prefix_lens for child in parts.children] == [[0], [3], [6]]
+    assert [child.num_token_non_padded for child in parts.children] == [3, 1, 0]
+    assert overlap.stage_order(1, 1, 3) == [("a", 0), ("b", 0), ("c", 0)]
+    with pytest.raises(WeftError, match=r"num_micro_batches=1 must be 2\.\.16"):
+        overlap.split(ForwardMode.DECODE, num_tokens=2, num_micro_batches=1)
+    with pytest.raises(WeftError, match="num_token_non_padded=-1 must be at least 0"):
+        overlap.split(ForwardMode.DECODE, num_tokens=2, num_token_non_padded=-1)
+
+
+def test_a_verify_step_replays_graphs_of_its_width():
+    config = two_dp_ranks(graph_buckets=[8, 16], tokens_per_req=4)
+    verify = plan.RankState(ForwardMode.TARGET_VERIFY, 12, tokens_per_req=4)
+    step = plan.make_step_plan([verify, plan.RankState()], config)
+    assert (step.schedule, step.is_extend_in_batch, step.graph_bucket) == (ForwardMode.DECODE, False, [16, 16])
+    decode = plan.RankState(ForwardMode.DECODE, 3)
+    assert plan.make_step_plan([verify, decode], config).graph_miss == ["tokens_per_req"] * 2
+
+
 def test_split_names_what_a_mode_needs():
     with pytest.raises(WeftError, match="EXTEND batch needs extend_lens"):
         overlap.compute_split_seq_index(ForwardMode.EXTEND, 4, None, None)

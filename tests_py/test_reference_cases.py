@@ -97,6 +97,7 @@ def expected_children(case: Case, tally: Tally) -> list[Case] | None:
         "seq_lens": first["seq_lens"][:-1],
         "extend_seq_lens": first["extend_seq_lens"][:-1],
         "extend_prefix_lens": first["extend_prefix_lens"][:-1],
+        "extend_start_loc": first["extend_start_loc"][:-1],
     }
     if first.get("mix_decode_bs"):
         first["mix_decode_bs"] = max(0, end - 1 - max(begin, len(case["extend_lens"]) - case["mix_decode_bs"]))
@@ -104,33 +105,42 @@ def expected_children(case: Case, tally: Tally) -> list[Case] | None:
 
 
 def skip_split(case: Case) -> str | None:
-    return None if case["mode"] in ForwardMode.__members__ else f"no mode {case['mode']}"
+    return None if case["mode"] in ForwardMode.__members__ or "error" in case else f"no mode {case['mode']}"
 
 
 def check_split(case: Case, tally: Tally):
+    if case["mode"] not in ForwardMode.__members__:
+        return  # SGLang has no rule, and weft not even the mode
     mode = ForwardMode[case["mode"]]
     lens, width, threshold = case["extend_lens"], case["token_num_per_seq"], case["threshold"]
+    rows = case["num_tokens"]
+    if not 0 <= threshold <= 0.5:
+        if "error" not in case:
+            tally.own_rules["a threshold out of range is refused in any mode"] += 1
+        with pytest.raises(WeftError, match="threshold"):
+            overlap.compute_split_seq_index(mode, rows, lens, width, threshold=threshold)
+        return
     if "error" in case:
         with pytest.raises(WeftError):
-            overlap.compute_split_seq_index(mode, case["num_tokens"], lens, width, threshold=threshold)
+            overlap.compute_split_seq_index(mode, rows, lens, width, threshold=threshold)
         return
-    index = overlap.compute_split_seq_index(mode, case["num_tokens"], lens, width, threshold=threshold)
+    index = overlap.compute_split_seq_index(mode, rows, lens, width, threshold=threshold)
     assert index == case["split_seq_index"]
     token_index = overlap.compute_split_token_index(index, mode, lens, width, threshold=threshold)
     if "error_token" in case:
         tally.own_rules["PREBUILT has token index 0"] += 1
         assert token_index == 0
-        return
-    assert token_index == case["split_token_index"]
-    if mode.name in EXTEND_MODES:
+    else:
+        assert token_index == case["split_token_index"]
+    extends = mode.name in EXTEND_MODES
+    if extends:
         assert overlap.is_two_chunk(lens, threshold=threshold) == case["two_chunk"]
     if case["children"] is None:
         return
 
-    extends = mode.name in EXTEND_MODES
     halves = overlap.split(
         mode,
-        num_tokens=case["num_tokens"],
+        num_tokens=rows,
         extend_lens=lens,
         prefix_lens=case["prefix_lens"] if extends else None,
         seq_lens=None if extends else case["prefix_lens"],
@@ -138,6 +148,7 @@ def check_split(case: Case, tally: Tally):
         threshold=threshold,
         attn_tp_size=case["attn_tp_size"],
         mix_decode_bs=case["mix_decode_bs"] or 0,
+        num_token_non_padded=case.get("num_token_non_padded"),
     )
     children = expected_children(case, tally)
     if children is None:
@@ -147,31 +158,57 @@ def check_split(case: Case, tally: Tally):
     assert (halves.seq_index, halves.token_index) == (index, token_index)
     assert halves.two_chunk == (case["two_chunk"] and not case.get("zero_length_row", False))
     for child, want in zip(halves.children, children, strict=True):
-        assert list(child.seq_range) == want["seq_range"]
-        assert list(child.token_range) == want["token_range"]
-        assert child.num_tokens == want["num_tokens"]
-        assert child.padded_len == want["padded_len"]
-        assert child.seq_lens == want["seq_lens"]
-        assert child.extend_lens == want.get("extend_seq_lens", [])
-        assert child.prefix_lens == want.get("extend_prefix_lens", [])
-        assert child.mix_decode_bs == (want.get("mix_decode_bs") or 0)
+        check_child(child, want, case, tally)
 
 
-def skip_graph_replay(case: Case) -> str | None:
-    return "a literal IDLE replay divides by zero upstream" if "error" in case else None
+def check_child(child: overlap.SplitChild, want: Case, case: Case, tally: Tally):
+    assert list(child.seq_range) == want["seq_range"]
+    assert list(child.token_range) == want["token_range"]
+    assert child.num_tokens == want["num_tokens"]
+    assert child.num_token_non_padded == want["num_token_non_padded"]
+    assert child.padded_len == want["padded_len"]
+    assert child.seq_lens == want["seq_lens"]
+    assert child.extend_lens == want.get("extend_seq_lens", [])
+    assert child.prefix_lens == want.get("extend_prefix_lens", [])
+    assert child.mix_decode_bs == (want.get("mix_decode_bs") or 0)
+    starts = want.get("extend_start_loc", [])
+    if starts and starts[0] != 0:
+        tally.own_rules["starts are those of the child, SGLang keeps the parent's in a plain split"] += 1
+        assert starts[0] == child.token_range[0]
+        starts = [start - starts[0] for start in starts]
+    assert child.extend_start_loc == starts
+    if "custom_mask_range" in want:
+        begin, end = child.seq_range
+        # Per-sequence arrays of the draft tree are cut as sequences are: [first, count], [0] if there are none.
+        assert ([begin, end - begin] if end > begin else [0]) == want["retrieve_rows"]
+        assert sum(child.seq_lens) == want["spec_seq_lens_sum"]
+        if end > begin:
+            assert list(child.mask_range) == want["custom_mask_range"]
+        else:
+            tally.own_rules["an empty child has no part of the tree mask, SGLang gives it all"] += 1
+            assert child.mask_range[0] == child.mask_range[1]
 
 
 def check_graph_replay(case: Case, tally: Tally):
-    rows, width = case["num_tokens"], case.get("token_num_per_seq", 1)
-    index = overlap.compute_split_seq_index(ForwardMode[case["mode"]], rows, None, width)
-    assert index == case["split_seq_index"]
-    token_index = overlap.compute_split_token_index(index, ForwardMode[case["mode"]], None, width)
-    assert token_index == case["split_token_index"]
-    if rows % 2 or token_index * 2 != rows:
-        tally.own_rules["a bucket that is captured under overlap has two equal halves"] += 1
-        return
+    rows, width = case["num_tokens"], case.get("token_num_per_seq") or 1
     real = case.get("num_token_non_padded", rows)
-    assert list(overlap.replay_split(rows, real)) == case["children_num_token_non_padded"]
+    if "error" in case:
+        tally.own_rules["a literal IDLE replays as decode, SGLang divides by zero"] += 1
+        assert overlap.replay_split(2 * rows or 2, 0) == (0, 0)
+        return
+    mode = ForwardMode.DECODE if case["mode"] == "IDLE" else ForwardMode[case["mode"]]
+    index = overlap.compute_split_seq_index(mode, rows, None, width)
+    assert index == case["split_seq_index"]
+    token_index = overlap.compute_split_token_index(index, mode, None, width)
+    assert token_index == case["split_token_index"]
+    halves = overlap.split(mode, num_tokens=rows, token_num_per_seq=width, num_token_non_padded=real)
+    assert halves is not None
+    assert [child.num_token_non_padded for child in halves.children] == case["children_num_token_non_padded"]
+    if token_index * 2 == rows > 0:
+        assert list(overlap.replay_split(rows, real)) == case["children_num_token_non_padded"]
+    elif rows % 2 == 1:  # no bucket: what is captured under overlap has two equal halves
+        with pytest.raises(WeftError, match="no two equal halves"):
+            overlap.replay_split(rows, real)
 
 
 # Stage orders
@@ -367,7 +404,28 @@ def rank_state(batch: Case | None) -> plan.RankState:
         token_num_per_seq=width,
     )
     tokens = None if halves is None else (halves.children[0].num_tokens, halves.children[1].num_tokens)
-    return plan.RankState(mode, rows, num_seqs=seqs, tokens_per_req=width, num_logit_rows=seqs, split_tokens=tokens)
+    return plan.RankState(
+        mode, rows, num_seqs=seqs, tokens_per_req=width, num_logit_rows=logit_rows(batch), split_tokens=tokens
+    )
+
+
+def logit_rows(batch: Case | None) -> int:
+    """Rows of the LM head: one a request, or all from where log-probabilities are wanted."""
+    if batch is None or batch["mode"] in ("IDLE", "PREBUILT"):
+        return 0
+    if batch["mode"] == "DECODE":
+        return batch["bs"]
+    starts = batch.get("logprob_start_lens", batch["extend_lens"])
+    return sum(max(length - start, 1) for length, start in zip(batch["extend_lens"], starts, strict=True))
+
+
+def split_index(batch: Case | None) -> int:
+    """A rank's own index, as SGLang hands it to its batch."""
+    if batch is None or batch["mode"] == "IDLE":
+        return 0
+    mode, width = ForwardMode[batch["mode"]], batch.get("draft_token_num", 1)
+    rows = {"DECODE": batch.get("bs", 0), "PREBUILT": 0}.get(batch["mode"], sum(batch.get("extend_lens", ())))
+    return overlap.compute_split_seq_index(mode, rows, batch.get("extend_lens"), width)
 
 
 def both_halves(state: Case | None) -> bool:
@@ -414,6 +472,13 @@ def check_agreement(case: Case, tally: Tally):
         assert step.is_extend_in_batch == agreed["is_extend_in_batch"]
     total = [sum(tokens) for tokens in zip(*(b.num_tokens for b in step.micro_batches), strict=True)]
     assert total == agreed["global_num_tokens"]
+    assert [logit_rows(batch) for batch in ranks] == agreed["global_num_tokens_for_logprob"]
+    if not any(step.graph_bucket):
+        assert step.logit_rows == agreed["global_num_tokens_for_logprob"]
+    for batch, want in zip(ranks, case["expected"]["per_rank"], strict=True):
+        assert not step.run or want["kind"] != "none", "every rank takes part in a step that runs"
+        if want.get("tbo_split_seq_index") is not None:
+            assert want["tbo_split_seq_index"] == split_index(batch)
 
     # SGLang's vote is about modes and the flag alone; what weft adds to it has reasons of its own.
     vote = {"disabled", "extend"}
@@ -565,7 +630,7 @@ def compare_resolved(case: Case, args: ServerArgs, refused: list[str], tally: Ta
 SECTIONS: dict[str, dict[str, tuple[Check, Skip]]] = {
     "split_cases.json": {
         "cases": (check_split, skip_split),
-        "graph_replay": (check_graph_replay, skip_graph_replay),
+        "graph_replay": (check_graph_replay, never),
     },
     "overlap_order_cases.json": {
         "strategies": (check_strategy, skip_strategy),

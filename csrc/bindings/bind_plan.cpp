@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "base/error.h"
@@ -52,11 +53,15 @@ void bind_splitter(py::module_& m) {
       .def_property_readonly("token_range",
                              [](const SplitChild& c) { return std::pair(c.token_begin, c.token_end); })
       .def_readonly("num_tokens", &SplitChild::num_tokens)
+      .def_readonly("num_token_non_padded", &SplitChild::num_token_non_padded)
       .def_readonly("padded_len", &SplitChild::padded_len)
       .def_readonly("extend_lens", &SplitChild::extend_lens)
       .def_readonly("prefix_lens", &SplitChild::prefix_lens)
+      .def_readonly("extend_start_loc", &SplitChild::extend_start_loc)
       .def_readonly("seq_lens", &SplitChild::seq_lens)
-      .def_readonly("mix_decode_bs", &SplitChild::mix_decode_bs);
+      .def_readonly("mix_decode_bs", &SplitChild::mix_decode_bs)
+      .def_property_readonly("mask_range",
+                             [](const SplitChild& c) { return std::pair(c.mask_begin, c.mask_end); });
   py::class_<Split>(m, "Split")
       .def_readonly("seq_index", &Split::seq_index)
       .def_readonly("token_index", &Split::token_index)
@@ -93,20 +98,30 @@ void bind_splitter(py::module_& m) {
   m.def(
       "split",
       [](ForwardMode mode, int64_t num_tokens, const Lengths& extend_lens, const Lengths& prefix_lens,
-         const Lengths& seq_lens, int64_t width, double threshold, int attn_tp_size, int64_t mix_decode_bs) {
-        return split({.mode = mode,
-                      .num_tokens = num_tokens,
-                      .extend_lens = extend_lens,
-                      .prefix_lens = prefix_lens,
-                      .seq_lens = seq_lens,
-                      .token_num_per_seq = width,
-                      .threshold = threshold,
-                      .attn_tp_size = attn_tp_size,
-                      .mix_decode_bs = mix_decode_bs},
-                     nullptr);
+         const Lengths& seq_lens, int64_t width, double threshold, int attn_tp_size, int64_t mix_decode_bs,
+         std::optional<int64_t> num_token_non_padded,
+         int num_micro_batches) -> std::variant<Split, std::string> {
+        WEFT_CHECK(!num_token_non_padded || *num_token_non_padded >= 0,
+                   "split: num_token_non_padded={} must be at least 0, or None if all rows are real",
+                   *num_token_non_padded);
+        std::string why;
+        std::optional<Split> result = split({.mode = mode,
+                                             .num_tokens = num_tokens,
+                                             .extend_lens = extend_lens,
+                                             .prefix_lens = prefix_lens,
+                                             .seq_lens = seq_lens,
+                                             .token_num_per_seq = width,
+                                             .threshold = threshold,
+                                             .attn_tp_size = attn_tp_size,
+                                             .mix_decode_bs = mix_decode_bs,
+                                             .num_token_non_padded = num_token_non_padded.value_or(-1),
+                                             .num_micro_batches = num_micro_batches},
+                                            &why);
+        if (result) return *std::move(result);
+        return why;
       },
       "forward_mode"_a, "num_tokens"_a, "extend_lens"_a, "prefix_lens"_a, "seq_lens"_a, "token_num_per_seq"_a,
-      "threshold"_a, "attn_tp_size"_a, "mix_decode_bs"_a);
+      "threshold"_a, "attn_tp_size"_a, "mix_decode_bs"_a, "num_token_non_padded"_a, "num_micro_batches"_a);
   m.def("replay_split", &replay_split, "bucket"_a, "num_tokens"_a);
 }
 
@@ -139,7 +154,7 @@ void bind_layouts_and_stages(py::module_& m) {
         return std::pair(std::move(stages), plan.delta_stages);
       },
       "layouts"_a, "schedule"_a, "dispatch"_a, "has_shared_experts"_a);
-  m.def("stage_order", &stage_order, "num_stages"_a, "delta_stages"_a);
+  m.def("stage_order", &stage_order, "num_stages"_a, "delta_stages"_a, "num_micro_batches"_a);
 }
 
 void bind_padding_and_buckets(py::module_& m) {

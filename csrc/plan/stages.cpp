@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "plan/splitter.h"
 
 namespace weft::plan {
 namespace {
@@ -128,15 +129,19 @@ StagePlan make_stage_plan(const std::vector<LayerLayout>& layouts, ForwardMode s
   return {list.finish(), decode ? 2 : 0};
 }
 
-std::vector<std::pair<int, int>> stage_order(int num_stages, int delta_stages) {
+std::vector<std::pair<int, int>> stage_order(int num_stages, int delta_stages, int num_micro_batches) {
   WEFT_CHECK(num_stages >= 0 && delta_stages >= 0,
              "stage_order: num_stages={} and delta_stages={} must be >= 0", num_stages, delta_stages);
+  WEFT_CHECK(num_micro_batches >= 1 && num_micro_batches <= kMaxMicroBatches,
+             "stage_order: num_micro_batches={} must be 1..{}", num_micro_batches, kMaxMicroBatches);
   const int delta = std::min(delta_stages, num_stages);
   std::vector<std::pair<int, int>> order;
-  order.reserve(2 * static_cast<size_t>(num_stages));
-  for (int stage = 0; stage < num_stages + delta; ++stage) {
-    if (stage < num_stages) order.emplace_back(0, stage);
-    if (stage >= delta) order.emplace_back(1, stage - delta);
+  order.reserve(static_cast<size_t>(num_micro_batches) * static_cast<size_t>(num_stages));
+  for (int turn = 0; turn < num_stages + delta * (num_micro_batches - 1); ++turn) {
+    for (int batch = 0; batch < num_micro_batches; ++batch) {
+      const int stage = turn - batch * delta;
+      if (stage >= 0 && stage < num_stages) order.emplace_back(batch, stage);
+    }
   }
   return order;
 }

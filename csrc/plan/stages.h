@@ -69,8 +69,10 @@ struct StagePlan {
 StagePlan make_stage_plan(const std::vector<LayerLayout>& layouts, ForwardMode schedule,
                           DispatchMode dispatch, bool has_shared_experts);
 
-/// The order in which two micro-batches run their stages: {micro_batch, stage} pairs. a runs `delta` stages
-/// alone, then they alternate, then b ends alone; with delta >= num_stages, all of a and then all of b.
-std::vector<std::pair<int, int>> stage_order(int num_stages, int delta_stages);
+/// The order in which micro-batches run their stages: {micro_batch, stage} pairs. Each starts `delta` stages
+/// behind the one before it; in between they take turns. So of two, a runs `delta` stages alone, then they
+/// alternate, then b ends alone; with delta >= num_stages, all of a and then all of b. Throws Error if a
+/// number is negative, or num_micro_batches is not 1..kMaxMicroBatches.
+std::vector<std::pair<int, int>> stage_order(int num_stages, int delta_stages, int num_micro_batches = 2);
 
 }  // namespace weft::plan

@@ -129,7 +129,7 @@ def is_prefill(forward_mode: ForwardMode) -> bool:
     """Whether the mode is EXTEND or MIXED: what moves a step to EXTEND's schedule."""
 
 class SplitChild:
-    """A half of a batch. Ranges are half-open, in the parent; a sequence that is cut is in both halves."""
+    """A part of a batch. Ranges are half-open, in the parent; a sequence that is cut is in each child with a part."""
 
     @property
     def seq_range(self) -> tuple[int, int]: ...
@@ -138,15 +138,21 @@ class SplitChild:
     @property
     def num_tokens(self) -> int: ...
     @property
+    def num_token_non_padded(self) -> int: ...  # real rows; they come first
+    @property
     def padded_len(self) -> int: ...  # num_tokens rounded up to attn_tp_size
     @property
     def extend_lens(self) -> list[int]: ...
     @property
     def prefix_lens(self) -> list[int]: ...
     @property
+    def extend_start_loc(self) -> list[int]: ...  # first row of each sequence in the child
+    @property
     def seq_lens(self) -> list[int]: ...
     @property
     def mix_decode_bs(self) -> int: ...
+    @property
+    def mask_range(self) -> tuple[int, int]: ...  # TARGET_VERIFY: in the flat tree mask
 
 class Split:
     @property
@@ -154,9 +160,9 @@ class Split:
     @property
     def token_index(self) -> int: ...
     @property
-    def two_chunk(self) -> bool: ...  # one sequence is cut between the children
+    def two_chunk(self) -> bool: ...  # some sequence is cut between children
     @property
-    def children(self) -> list[SplitChild]: ...  # two
+    def children(self) -> list[SplitChild]: ...  # num_micro_batches; any may be empty
 
 class LayerLayout:
     """Layouts are SCATTERED, TP_ATTN_FULL or FULL; operations have SGLang's names."""
@@ -360,13 +366,15 @@ def split(
     threshold: float,
     attn_tp_size: int,
     mix_decode_bs: int,
-) -> Split | None: ...
+    num_token_non_padded: int | None,
+    num_micro_batches: int,
+) -> Split | str: ...  # or why not
 def replay_split(bucket: int, num_tokens: int) -> tuple[int, int]: ...
 def layer_layouts(sparse_pattern: Sequence[bool], parallel: ParallelConfig) -> list[LayerLayout]: ...
 def stages(
     layouts: Sequence[LayerLayout], schedule: ForwardMode, dispatch: str, has_shared_experts: bool
 ) -> tuple[list[list[tuple[int, str]]], int]: ...
-def stage_order(num_stages: int, delta_stages: int) -> list[tuple[int, int]]: ...
+def stage_order(num_stages: int, delta_stages: int, num_micro_batches: int) -> list[tuple[int, int]]: ...
 def dp_padding(
     global_num_tokens: Sequence[int], attn_tp_size: int, attn_dp_size: int, is_extend_in_batch: bool
 ) -> DpPadding: ...

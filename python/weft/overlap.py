@@ -16,6 +16,7 @@ __all__ = [
     "is_two_chunk",
     "replay_split",
     "split",
+    "split_or_reason",
     "stage_order",
     "stages",
 ]
@@ -85,26 +86,62 @@ def split(
     threshold: float = 0.48,
     attn_tp_size: int = 1,
     mix_decode_bs: int = 0,
+    num_token_non_padded: int | None = None,
+    num_micro_batches: int = 2,
 ) -> Split | None:
-    """Cut a batch into two micro-batches.
+    """Cut a batch into micro-batches: two by SGLang's rules, or more by the same rules for shares of 1 / n.
 
     Args:
         forward_mode: the batch's mode.
         extend_lens: EXTEND, MIXED: new tokens of each sequence.
         prefix_lens: EXTEND, MIXED: tokens of each sequence already in the cache; default zeros.
-        seq_lens: tokens of each sequence; DECODE, TARGET_VERIFY: to be sliced, may be left out.
+        seq_lens: tokens of each sequence; DECODE, TARGET_VERIFY (before the draft tokens): to be cut, may be left out.
         num_tokens: rows of the batch; default what the lengths say.
-        token_num_per_seq: TARGET_VERIFY: rows of a sequence; DECODE: 1 by default.
+        token_num_per_seq: TARGET_VERIFY: draft tokens of a sequence; DECODE: 1 by default.
         threshold: of the two-chunk split, at most 0.5; 0 switches it off.
         attn_tp_size: the children's `padded_len` is a multiple of it.
         mix_decode_bs: MIXED: decode sequences at the end of the batch.
+        num_token_non_padded: real rows, if padding follows them; default all.
+        num_micro_batches: children, 2 to 16.
 
     Returns:
-        The split; None if a sequence has no tokens. A child may be empty, but none holds an empty sequence.
+        The split; None if a sequence has no tokens (`split_or_reason` says which). A child may be empty, but none holds
+        an empty sequence.
 
     Raises:
         WeftError: an argument that the mode needs is missing, out of range, or contradicts another.
     """
+    result = split_or_reason(
+        forward_mode,
+        extend_lens=extend_lens,
+        prefix_lens=prefix_lens,
+        seq_lens=seq_lens,
+        num_tokens=num_tokens,
+        token_num_per_seq=token_num_per_seq,
+        threshold=threshold,
+        attn_tp_size=attn_tp_size,
+        mix_decode_bs=mix_decode_bs,
+        num_token_non_padded=num_token_non_padded,
+        num_micro_batches=num_micro_batches,
+    )
+    return None if isinstance(result, str) else result
+
+
+def split_or_reason(
+    forward_mode: ForwardMode,
+    *,
+    extend_lens: Sequence[int] | None = None,
+    prefix_lens: Sequence[int] | None = None,
+    seq_lens: Sequence[int] | None = None,
+    num_tokens: int | None = None,
+    token_num_per_seq: int | None = None,
+    threshold: float = 0.48,
+    attn_tp_size: int = 1,
+    mix_decode_bs: int = 0,
+    num_token_non_padded: int | None = None,
+    num_micro_batches: int = 2,
+) -> Split | str:
+    """As `split`, but where that returns None, return why the batch is not split."""
     if forward_mode is ForwardMode.DECODE and token_num_per_seq is None:
         token_num_per_seq = 1
     lens, width = _checked(forward_mode, extend_lens, token_num_per_seq)
@@ -125,6 +162,8 @@ def split(
         threshold,
         attn_tp_size,
         mix_decode_bs,
+        num_token_non_padded,
+        num_micro_batches,
     )
 
 
@@ -151,9 +190,13 @@ def stages(
     return _weft.stages(layouts, schedule, dispatch, has_shared_experts)
 
 
-def stage_order(num_stages: int, delta_stages: int) -> list[tuple[str, int]]:
-    """Return the order in which micro-batches "a" and "b" run their stages; a starts `delta_stages` ahead."""
-    return [("ab"[micro_batch], stage) for micro_batch, stage in _weft.stage_order(num_stages, delta_stages)]
+def stage_order(num_stages: int, delta_stages: int, num_micro_batches: int = 2) -> list[tuple[str, int]]:
+    """Return the order in which micro-batches "a", "b", ... run their stages.
+
+    Each starts `delta_stages` behind the one before it; in between they take turns.
+    """
+    order = _weft.stage_order(num_stages, delta_stages, num_micro_batches)
+    return [(chr(ord("a") + micro_batch), stage) for micro_batch, stage in order]
 
 
 def _checked(

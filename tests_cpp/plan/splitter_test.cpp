@@ -17,6 +17,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using Lens = std::vector<int64_t>;
+using Lengths = std::span<const int64_t>;
 
 SplitInput extend_input(const Lens& lens, ForwardMode mode = ForwardMode::kExtend) {
   SplitInput input;
@@ -105,13 +106,18 @@ TEST(SplitIndexTest, ThresholdAboveHalfIsRefused) {
     SplitInput input = extend_input(lens);
     input.threshold = threshold;
     EXPECT_THROW((void)compute_split_seq_index(input), Error);
+    input = decode_input(4);  // where it decides nothing, too
+    input.threshold = threshold;
+    EXPECT_THROW((void)compute_split_seq_index(input), Error);
+    EXPECT_THROW((void)split(input, nullptr), Error);
   }
   EXPECT_NO_THROW((void)is_two_chunk(lens, 0.5));
 }
 
 TEST(SplitIndexTest, NegativeLengthsAndWidthsAreRefused) {
   const Lens lens{5, -1};
-  EXPECT_THAT(message_of([&] { (void)compute_split_seq_index(extend_input(lens)); }), HasSubstr("is -1"));
+  EXPECT_THAT(message_of([&] { (void)compute_split_seq_index(extend_input(lens)); }),
+              HasSubstr("extend_lens[1]=-1"));
   SplitInput input = decode_input(8);
   input.token_num_per_seq = 0;
   EXPECT_THROW((void)compute_split_seq_index(input), Error);
@@ -179,6 +185,108 @@ TEST(SplitTest, OneDecodeSequenceLeavesTheFirstChildEmpty) {
   EXPECT_EQ(halves.children[1].num_tokens, 1);
 }
 
+TEST(SplitTest, VerifyChildrenHaveTheirPartOfTheTreeMask) {
+  const Lens seq_lens{10, 13, 16};
+  SplitInput input = decode_input(12);
+  input.mode = ForwardMode::kTargetVerify;
+  input.token_num_per_seq = 4;
+  input.seq_lens = seq_lens;
+  Split halves = split(input, nullptr).value();
+  const SplitChild& a = halves.children[0];
+  const SplitChild& b = halves.children[1];
+  EXPECT_EQ(std::pair(a.mask_begin, a.mask_end), std::pair(0L, 14L * 4));
+  EXPECT_EQ(std::pair(b.mask_begin, b.mask_end), std::pair(14L * 4, (14L + 17 + 20) * 4));
+  EXPECT_THAT(b.seq_lens, ElementsAre(13, 16));
+  // SGLang gives an empty child the whole mask; here it has an empty part.
+  input.num_tokens = 4;
+  input.seq_lens = Lengths(seq_lens).first(1);
+  halves = split(input, nullptr).value();
+  EXPECT_EQ(halves.children[0].mask_end, 0);
+  EXPECT_EQ(halves.children[1].mask_end, 14 * 4);
+}
+
+TEST(SplitTest, RealRowsFillTheChildrenInOrder) {
+  const Lens lens{4, 4, 4};
+  SplitInput input = extend_input(lens);
+  input.num_micro_batches = 3;
+  input.num_token_non_padded = 5;
+  const auto real = [&] {
+    const Split parts = split(input, nullptr).value();
+    Lens counts;
+    for (const SplitChild& child : parts.children) counts.push_back(child.num_token_non_padded);
+    return counts;
+  };
+  EXPECT_THAT(real(), ElementsAre(4, 1, 0));
+  input.num_token_non_padded = -1;
+  EXPECT_THAT(real(), ElementsAre(4, 4, 4));
+  input.num_token_non_padded = 13;
+  EXPECT_THAT(message_of(real), HasSubstr("num_token_non_padded=13 of num_tokens=12"));
+}
+
+TEST(SplitTest, StartsAreThoseOfTheChild) {
+  const Lens lens{4, 2, 6};
+  const Split halves = split(extend_input(lens), nullptr).value();
+  EXPECT_THAT(halves.children[0].extend_start_loc, ElementsAre(0, 4));
+  EXPECT_THAT(halves.children[1].extend_start_loc, ElementsAre(0)) << "SGLang keeps the parent's 6";
+}
+
+TEST(NWaySplitTest, BalancesWholeSequencesWhereTheyAreEvenEnough) {
+  const Lens lens{10, 10, 9, 11, 10, 10};
+  SplitInput input = extend_input(lens);
+  input.num_micro_batches = 3;
+  const Split parts = split(input, nullptr).value();
+  EXPECT_FALSE(parts.two_chunk);
+  EXPECT_THAT(parts.children[0].extend_lens, ElementsAre(10, 10));
+  EXPECT_THAT(parts.children[1].extend_lens, ElementsAre(9, 11));
+  EXPECT_THAT(parts.children[2].extend_lens, ElementsAre(10, 10));
+}
+
+TEST(NWaySplitTest, CutsOneSequenceIntoAsManyChunksAsItTakes) {
+  const Lens lens{2, 90, 8};
+  const Lens prefixes{5, 7, 9};
+  SplitInput input = extend_input(lens);
+  input.prefix_lens = prefixes;
+  input.num_micro_batches = 4;
+  const Split parts = split(input, nullptr).value();
+  EXPECT_TRUE(parts.two_chunk);
+  EXPECT_THAT(parts.children[0].extend_lens, ElementsAre(2, 23));
+  EXPECT_THAT(parts.children[1].extend_lens, ElementsAre(25));
+  EXPECT_THAT(parts.children[1].prefix_lens, ElementsAre(30));
+  EXPECT_THAT(parts.children[2].seq_lens, ElementsAre(80));
+  EXPECT_THAT(parts.children[3].extend_lens, ElementsAre(17, 8));
+  EXPECT_THAT(parts.children[3].prefix_lens, ElementsAre(80, 9));
+  input.threshold = 0;
+  EXPECT_FALSE(split(input, nullptr)->two_chunk);
+}
+
+TEST(NWaySplitTest, FewSequencesAreTheLastChildren) {
+  const Lens lens{1, 1};
+  SplitInput input = extend_input(lens);
+  input.num_micro_batches = 3;
+  const Split parts = split(input, nullptr).value();
+  EXPECT_THAT(parts.children[0].extend_lens, IsEmpty());
+  EXPECT_THAT(parts.children[1].extend_lens, ElementsAre(1));
+  EXPECT_THAT(parts.children[2].extend_lens, ElementsAre(1));
+}
+
+TEST(NWaySplitTest, DecodeSharesDifferByAtMostOneSequence) {
+  SplitInput input = decode_input(11);
+  input.num_micro_batches = 4;
+  const Split parts = split(input, nullptr).value();
+  Lens counts;
+  for (const SplitChild& child : parts.children) counts.push_back(child.num_tokens);
+  EXPECT_THAT(counts, ElementsAre(2, 3, 3, 3));
+}
+
+TEST(NWaySplitTest, TheNumberOfPartsIsBounded) {
+  for (const int parts : {1, 0, -3, kMaxMicroBatches + 1}) {
+    SplitInput input = decode_input(8);
+    input.num_micro_batches = parts;
+    EXPECT_THAT(message_of([&] { (void)split(input, nullptr); }),
+                HasSubstr(fmt::format("num_micro_batches={} must be 2..16", parts)));
+  }
+}
+
 TEST(SplitTest, ABatchWithAnEmptySequenceIsNotSplitAndSaysWhich) {
   const Lens lens{4, 0, 4};
   std::string why;
@@ -220,19 +328,28 @@ TEST(SplitTest, ContradictingLengthsAreRefused) {
 }
 
 // What must hold of every split, whatever the lengths.
-void expect_sound(const SplitInput& input, const Split& halves) {
-  ASSERT_EQ(halves.children.size(), 2U);
-  const SplitChild& a = halves.children[0];
-  const SplitChild& b = halves.children[1];
-  EXPECT_EQ(a.token_begin, 0);
-  EXPECT_EQ(a.token_end, b.token_begin);  // so every token is in exactly one child
-  EXPECT_EQ(b.token_end, input.num_tokens);
-  EXPECT_EQ(a.token_end, halves.token_index);
-  EXPECT_EQ(a.seq_begin, 0);
-  EXPECT_EQ(b.seq_begin, halves.seq_index);
-  EXPECT_EQ(a.seq_end, b.seq_begin + (halves.two_chunk ? 1 : 0));
+void expect_sound(const SplitInput& input, const Split& parts) {
+  ASSERT_EQ(parts.children.size(), static_cast<size_t>(input.num_micro_batches));
+  const SplitChild& last = parts.children.back();
+  EXPECT_EQ(last.token_end, input.num_tokens);
+  EXPECT_EQ(last.seq_end, static_cast<int64_t>(input.extend_lens.size()));
+  EXPECT_EQ(parts.children[1].token_begin, parts.token_index);
+  EXPECT_EQ(parts.children[1].seq_begin, parts.seq_index);
+  int64_t token = 0, seq_end = 0, mix_decode_bs = 0;
+  bool two_chunk = false;
+  for (const SplitChild& child : parts.children) {
+    EXPECT_EQ(child.token_begin, token);  // so every token is in exactly one child
+    token = child.token_end;
+    EXPECT_TRUE(child.seq_begin == seq_end || child.seq_begin == seq_end - 1);
+    two_chunk = two_chunk || child.seq_begin < seq_end;
+    seq_end = child.seq_end;
+    mix_decode_bs += child.mix_decode_bs;
+  }
+  EXPECT_EQ(parts.two_chunk, two_chunk);
+  // A decode row is one token, so no cut can share one.
+  EXPECT_EQ(mix_decode_bs, input.mix_decode_bs);
   Lens tokens(input.extend_lens.size());
-  for (const SplitChild& child : halves.children) {
+  for (const SplitChild& child : parts.children) {
     EXPECT_EQ(child.num_tokens, child.token_end - child.token_begin);
     EXPECT_EQ(child.padded_len, round_up<int64_t>(child.num_tokens, input.attn_tp_size));
     const auto num_seqs = static_cast<size_t>(child.seq_end - child.seq_begin);
@@ -245,14 +362,13 @@ void expect_sound(const SplitInput& input, const Split& halves) {
       EXPECT_EQ(child.prefix_lens[i], input.prefix_lens[seq] + tokens[seq])
           << "runs after what stands before it";
       EXPECT_EQ(child.seq_lens[i], child.prefix_lens[i] + child.extend_lens[i]);
+      EXPECT_EQ(child.extend_start_loc[i], sum);
       tokens[seq] += child.extend_lens[i];
       sum += child.extend_lens[i];
     }
     EXPECT_EQ(sum, child.num_tokens);
   }
   EXPECT_TRUE(std::equal(tokens.begin(), tokens.end(), input.extend_lens.begin(), input.extend_lens.end()));
-  // A decode row is one token, so no cut can share one.
-  EXPECT_EQ(a.mix_decode_bs + b.mix_decode_bs, input.mix_decode_bs);
 }
 
 TEST(SplitPropertyTest, EveryTokenIsInOneChildAndNoSequenceIsEmpty) {
@@ -277,11 +393,25 @@ TEST(SplitPropertyTest, EveryTokenIsInOneChildAndNoSequenceIsEmpty) {
     const double thresholds[] = {0.0, 0.3, 0.48, 0.5};
     input.threshold = thresholds[between(0, 3)];
     input.attn_tp_size = 1 << between(0, 2);
-    const auto halves = split(input, nullptr);
-    ASSERT_TRUE(halves.has_value());
-    expect_sound(input, *halves);
+    input.num_micro_batches = static_cast<int>(between(0, 1) == 0 ? 2 : between(3, 9));
+    const auto parts = split(input, nullptr);
+    ASSERT_TRUE(parts.has_value());
+    expect_sound(input, *parts);
+    const int64_t n = input.num_micro_batches;
+    for (const SplitChild& child : parts->children) {
+      if (static_cast<int64_t>(lens.size()) >= n) {
+        EXPECT_GT(child.num_tokens, 0) << "enough sequences for all";
+      }
+      if (parts->two_chunk) {
+        EXPECT_LE(std::abs(child.num_tokens * n - input.num_tokens), n) << "a cut makes shares even";
+      }
+    }
+    if (input.num_micro_batches == 2) {
+      EXPECT_EQ(indices(input), std::pair(parts->seq_index, parts->token_index));
+    }
     if (HasFailure()) {
-      FAIL() << "lengths " << ::testing::PrintToString(lens) << " threshold " << input.threshold;
+      FAIL() << "lengths " << ::testing::PrintToString(lens) << " threshold " << input.threshold << " parts "
+             << n;
     }
   }
 }

@@ -3,8 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
+#include <vector>
 
 #include "base/error.h"
 #include "random_plan.h"
@@ -36,17 +38,30 @@ TEST(StageOrderTest, RunsTheFirstAheadByDelta) {
   EXPECT_THROW((void)stage_order(-1, 0), Error);
 }
 
-TEST(StageOrderPropertyTest, EachMicroBatchRunsEveryStageOnceInAscendingOrder) {
-  for (int n = 0; n < 30; ++n) {
+TEST(StageOrderTest, ManyMicroBatchesStartOneAfterTheOther) {
+  EXPECT_THAT(stage_order(2, 1, 3),
+              ElementsAre(Pair(0, 0), Pair(0, 1), Pair(1, 0), Pair(1, 1), Pair(2, 0), Pair(2, 1)));
+  EXPECT_THAT(stage_order(2, 0, 3),
+              ElementsAre(Pair(0, 0), Pair(1, 0), Pair(2, 0), Pair(0, 1), Pair(1, 1), Pair(2, 1)));
+  EXPECT_THAT(stage_order(2, 2, 1), ElementsAre(Pair(0, 0), Pair(0, 1)));
+  EXPECT_THROW((void)stage_order(2, 1, 0), Error);
+  EXPECT_THROW((void)stage_order(2, 1, 17), Error);
+}
+
+TEST(StageOrderPropertyTest, EachMicroBatchRunsEveryStageOnceAndDeltaBehindTheOneBefore) {
+  for (int n = 0; n < 20; ++n) {
     for (int delta = 0; delta < 6; ++delta) {
-      int next[2] = {0, 0};
-      for (const auto& [micro_batch, stage] : stage_order(n, delta)) {
-        EXPECT_EQ(stage, next[micro_batch]++);
-        EXPECT_LE(next[1], next[0]) << "b never overtakes a";
-        EXPECT_LE(next[0] - next[1], delta + 1);
+      for (int batches = 1; batches <= 5; ++batches) {
+        std::vector<int> next(static_cast<size_t>(batches), 0);
+        for (const auto& [micro_batch, stage] : stage_order(n, delta, batches)) {
+          const auto m = static_cast<size_t>(micro_batch);
+          EXPECT_EQ(stage, next[m]++);
+          if (m == 0) continue;
+          EXPECT_LE(next[m], next[m - 1]) << "none overtakes the one before";
+          EXPECT_GE(next[m - 1], std::min(n, next[m] + delta)) << "which is delta ahead";
+        }
+        for (const int stages : next) EXPECT_EQ(stages, n);
       }
-      EXPECT_EQ(next[0], n);
-      EXPECT_EQ(next[1], n);
     }
   }
 }
