@@ -25,18 +25,16 @@ import argparse
 import json
 import mmap
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 import transformers
+from common import commit, cpu_name
 
 import weft
 
@@ -161,12 +159,6 @@ def step_bytes(batch: int, length: float) -> float:
     return float(BF16_BYTES * (layers * layer + SHAPE["vocab_size"] * hidden + layers * 2 * kv * batch * length))
 
 
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def measure(batches: Sequence[int], input_len: int, output: int, rounds: int) -> list[dict[str, float]]:
     read_rate = ReadRate()
     prompts = {batch: make_prompts(batch, input_len) for batch in batches}
@@ -228,12 +220,10 @@ def main() -> None:
     load = os.getloadavg()[0]
     errors = {dtype: check(dtype) for dtype in MAX_ERROR}
     rows = measure(options.batch, options.input, options.output, options.rounds)
-    root = Path(__file__).resolve().parent.parent
-    git = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
     about = {
         "machine": cpu_name(),
         "cores": cores,
-        "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
+        "commit": commit(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "load_before": load,

@@ -16,7 +16,6 @@ units of sqrt(k)).
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,29 +23,12 @@ import time
 from pathlib import Path
 
 import torch
+from common import build, commit, cpu_name
 
-ROOT = Path(__file__).resolve().parent.parent
 SHAPES = [(m, n, k) for n, k in [(4096, 4096), (2048, 2048), (768, 2048)] for m in [1, 16, 64, 256]]
 COLD_BYTES = 128 << 20
 MAX_ERROR = {"f32": 1e-5, "bf16": 1e-5, "f16": 1e-5}
 TORCH_DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
-
-
-def build() -> Path:
-    """Compile bench_gemm; does nothing if it is up to date."""
-    cmake = [sys.executable, "-m", "cmake"]
-    if subprocess.run([*cmake, "--version"], capture_output=True, check=False).returncode != 0:
-        cmake = ["cmake"]
-    folder = ROOT / "build" / "bench"
-    options = ["-DCMAKE_BUILD_TYPE=Release", "-DWEFT_BUILD_BENCH=ON"]
-    for command in (
-        [*cmake, "-S", str(ROOT), "-B", str(folder), *options],
-        [*cmake, "--build", str(folder), "--target", "bench_gemm", "-j", str(os.cpu_count())],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            sys.exit(f"{done.stdout}{done.stderr}\ncpu_gemm: could not build bench_gemm")
-    return folder / "bench_gemm"
 
 
 class Weft:
@@ -92,12 +74,6 @@ def time_torch(weights: list[torch.Tensor], a: torch.Tensor, seconds: float) -> 
     return samples
 
 
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cores = sorted(os.sched_getaffinity(0))
@@ -108,19 +84,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write everything to this file")
     args = parser.parse_args()
 
-    program = build()
+    program = build("bench_gemm")
     os.sched_setaffinity(0, cores[: args.threads])
     torch.set_num_threads(args.threads)
     dtype = TORCH_DTYPES[args.dtype]
     weft = Weft(program, args.threads)
     load_before = os.getloadavg()[0]
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     read_rate = float(str(weft.ask("read 1")["gb_per_s"]))
     isa = weft.ask("isa")["isa"]
     print(
-        f"{cpu_name()}, {args.threads} threads, {isa}, {args.dtype}, commit {commit}, torch {torch.__version__}, "
+        f"{cpu_name()}, {args.threads} threads, {isa}, {args.dtype}, commit {commit()}, torch {torch.__version__}, "
         f"load {load_before:.2f}, reads {read_rate:.1f} GB/s"
     )
     print(f"{'m':>4} {'n':>5} {'k':>5} | {'weft_us':>9} {'torch_us':>9} {'ratio':>6} | ", end="")
@@ -166,7 +139,7 @@ def main() -> None:
             "threads": args.threads,
             "isa": isa,
             "dtype": args.dtype,
-            "commit": commit,
+            "commit": commit(),
             "torch": torch.__version__,
             "load_before": load_before,
             "load_after": os.getloadavg()[0],

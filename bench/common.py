@@ -1,0 +1,37 @@
+"""What the scripts of this folder share: the programs of bench/cpp, and the names of machine and commit."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def build(target: str) -> Path:
+    """Compile a program of bench/cpp; does nothing if it is up to date."""
+    cmake = [sys.executable, "-m", "cmake"]
+    if subprocess.run([*cmake, "--version"], capture_output=True, check=False).returncode != 0:
+        cmake = ["cmake"]
+    folder = ROOT / "build" / "bench"
+    options = ["-DCMAKE_BUILD_TYPE=Release", "-DWEFT_BUILD_BENCH=ON"]
+    for command in (
+        [*cmake, "-S", str(ROOT), "-B", str(folder), *options],
+        [*cmake, "--build", str(folder), "--target", target, "-j", str(os.cpu_count())],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            sys.exit(f"{done.stdout}{done.stderr}\nbench: could not build {target}")
+    return folder / target
+
+
+def cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def commit() -> str:
+    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
