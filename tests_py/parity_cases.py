@@ -25,6 +25,7 @@ class Case:
     dispatch: str  # none: gathered; else the mode of DeepEP
     dense_tp: int | None
     dp_lm_head: bool
+    layernorm_sp: bool
     tbo: str  # off, or a policy
     mixed: bool
     page_chunk: tuple[int, int]  # tokens of a page; of a DP rank's chunk, -1 for none
@@ -59,6 +60,7 @@ class Case:
         switches = {
             "enable_dp_attention": self.dp_attention,
             "enable_dp_lm_head": self.dp_lm_head,
+            "enable_layernorm_sp": self.layernorm_sp,
             "enable_mixed_chunk": self.mixed,
             "disable_cuda_graph": not self.graphs,
             "disable_overlap_schedule": not self.overlap_schedule,
@@ -81,6 +83,7 @@ AXES: dict[str, Sequence[object]] = {
     "dispatch": ("none", "auto", "normal", "low_latency"),
     "dense_tp": (None, 1),
     "dp_lm_head": (False, True),
+    "layernorm_sp": (False, True),
     "tbo": ("off", "any", "sglang"),
     "mixed": (False, True),
     "page_chunk": ((1, 1), (1, 7), (1, 16), (1, -1), (16, 16), (16, 48), (64, 64)),
@@ -97,6 +100,8 @@ _REFUSED: tuple[tuple[Callable[[Case], bool], tuple[str, ...]], ...] = (
     (lambda c: c.dp_lm_head and not c.dp_attention, ("--enable-dp-lm-head", "--enable-dp-attention")),
     (lambda c: c.dispatch != "none" and c.ep not in (None, c.tp), ("--moe-a2a-backend", "--ep-size")),
     (lambda c: c.dispatch == "none" and c.tp % (c.ep or 1) != 0, ("--tp-size", "--ep-size")),
+    (lambda c: c.layernorm_sp and c.tp == 1, ("--enable-layernorm-sp", "--tp-size")),
+    (lambda c: c.layernorm_sp and c.attn_tp <= 1, ("--enable-layernorm-sp", "--dp-size")),
     (
         lambda c: c.tbo != "off" and c.dispatch == "none" and not c.dp_attention,
         ("--enable-two-batch-overlap", "--moe-a2a-backend", "--enable-dp-attention"),

@@ -15,7 +15,7 @@ SEEDS = [
     for case in json.loads((Path(__file__).parent / "cases" / "server_args_cases.json").read_text())["versions"][
         "8905cbd4"
     ]
-    if case.get("from_seed") and "--enable-sp" not in case["args"]
+    if case.get("from_seed")
 ]
 
 
@@ -58,6 +58,14 @@ def test_a_dry_run_shows_values_layouts_graphs_and_memory(config_only, capsys):
     assert "Decode graphs of a DP rank: 2 4\n" in output
     assert "ranks 0,1,2,3" in output
     assert [line.split()[0] for line in output.splitlines()[-5:]] == ["weights", "work", "state", "kv", "all"]
+
+
+def test_layernorm_sp_has_layouts_of_its_own_in_steps_that_prefill(config_only, capsys):
+    output = dry_run(capsys, f"--model-path {config_only} --tp 2 --enable-sp")
+    usual, scattered = output.split("In steps that prefill (--enable-layernorm-sp):")
+    assert "gather_hidden_states_and_residual" in usual
+    assert "SCATTERED" not in usual
+    assert "gather_hidden_states " in scattered
 
 
 def test_without_graphs_there_are_none(config_only, capsys):

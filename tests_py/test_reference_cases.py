@@ -380,6 +380,13 @@ def check_layout(case: Case, _: Tally):
     assert mine == [{name: want[name] for name in names} for want in case["layers"]]
 
 
+def check_layernorm_sp_slice(case: Case, _: Tally):
+    rows = comm.sequence_parallel_rows(case["num_tokens"], case["tp_size"])
+    assert (rows.padded, rows.rows_per_rank) == (case["padded"], case["rows_per_rank"])
+    assert [list(span) for span in rows.rank_ranges] == case["rank_ranges"]
+    assert rows.real_rows == case["real_rows"]
+
+
 # Agreement
 
 
@@ -646,7 +653,10 @@ SECTIONS: dict[str, dict[str, tuple[Check, Skip]]] = {
         "capture_filter": (check_capture_filter, skip_capture_filter),
         "pad_to_bucket": (check_bucket, never),
     },
-    "scatter_mode_cases.json": {"cases": (check_layout, skip_layout)},
+    "scatter_mode_cases.json": {
+        "cases": (check_layout, skip_layout),
+        "layernorm_sp_slices": (check_layernorm_sp_slice, never),
+    },
     "dp_sync_cases.json": {"cases": (check_agreement, skip_agreement)},
     "server_args_cases.json": {"versions": (check_server_args, skip_server_args)},
 }

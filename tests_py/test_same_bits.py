@@ -22,6 +22,7 @@ DP = {"enable_dp_attention": True}
 DEEPEP = {"moe_a2a_backend": "deepep"}
 MIXED = {"enable_mixed_chunk": True}
 TBO = {"enable_two_batch_overlap": True}
+SP = {"enable_layernorm_sp": True}
 
 LAYOUTS = [
     ("v3", {"chunked_prefill_size": 16}),
@@ -32,6 +33,7 @@ LAYOUTS = [
     ("v3", {"tp": 4, "dp": 2, **DP, **DEEPEP, **TBO, "chunked_prefill_size": 32, **MIXED}),
     ("v3", {"tp": 4, "dp": 2, **DP, **DEEPEP, "deepep_mode": "low_latency", **TBO, "chunked_prefill_size": 32}),
     ("qwen3_moe", {"tp": 2, **DEEPEP, "deepep_mode": "normal", "chunked_prefill_size": 32}),
+    ("v2", {"tp": 4, "dp": 2, **DP, **TBO, **SP, "chunked_prefill_size": 14, **MIXED}),
     ("three_heads", {"tp": 4, "dp": 4, **DP, **DEEPEP, "moe_dense_tp_size": 1, "enable_dp_lm_head": True, **MIXED}),
 ]
 
@@ -143,6 +145,20 @@ def test_two_batch_overlap(layout):
         assert (total(engine, "tbo_steps") > 0) == ("enable_two_batch_overlap" in flags)
 
 
+def test_layernorm_sp(layout):
+    """Off where the layout has it, and on where it can."""
+    model, flags, prompts, expected = layout
+    if "enable_layernorm_sp" in flags:
+        flags = {name: value for name, value in flags.items() if name not in SP}
+    elif flags.get("tp", 1) > flags.get("dp", 1):
+        flags = flags | SP
+    else:
+        pytest.skip("an attention group is one rank")
+    with start(model, flags) as engine:
+        assert numbers(engine, prompts) == expected
+        assert (total(engine, "layernorm_sp_steps") > 0) == ("enable_layernorm_sp" in flags)
+
+
 def test_alone_and_in_other_company(layout):
     """A request's numbers do not depend on the requests beside it. Without chunks, as those do depend on them."""
     model, flags, prompts, _ = layout
@@ -158,6 +174,6 @@ def test_bf16(models):
     model, prompts = models.get(name, torch.bfloat16), make_prompts(LENGTHS, MODELS[name].changes["vocab_size"])
     with start(model, flags) as engine:
         expected = numbers(engine, prompts)
-    for change, more in (({"disable_cuda_graph": True}, {}), ({"cuda_graph_bs": [4]}, {"poison": True})):
+    for change, more in (({"disable_cuda_graph": True}, {}), (SP, {}), ({"cuda_graph_bs": [4]}, {"poison": True})):
         with start(model, flags | change, **more) as engine:
             assert numbers(engine, prompts) == expected

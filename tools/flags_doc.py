@@ -63,6 +63,7 @@ FEATURES = (
     Feature("dispatch (`--moe-a2a-backend deepep`)", DISPATCH),
     Feature("`--deepep-mode normal`", {"deepep_mode": "normal"}, DISPATCH),
     Feature("`--deepep-mode low_latency`", {"deepep_mode": "low_latency"}, DISPATCH),
+    Feature("`--enable-layernorm-sp`", {"enable_layernorm_sp": True}),
     Feature("`--enable-two-batch-overlap`", {"enable_two_batch_overlap": True}, DISPATCH),
     Feature("`--enable-mixed-chunk`", {"enable_mixed_chunk": True}),
     Feature("no chunks (`--chunked-prefill-size -1`)", {"chunked_prefill_size": -1}),

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -140,7 +141,17 @@ void bind_layouts_and_stages(py::module_& m) {
                              [](const LayerLayout& l) { return prepare_mlp_name(l.prepare_mlp); })
       .def_property_readonly("postprocess",
                              [](const LayerLayout& l) { return postprocess_name(l.postprocess); });
-  m.def("layer_layouts", &layer_layouts, "sparse_pattern"_a, "parallel"_a);
+  m.def("layer_layouts", &layer_layouts, "sparse_pattern"_a, "parallel"_a, "layernorm_sp"_a = false);
+  m.def(
+      "sequence_parallel_rows",
+      [](int64_t num_tokens, int tp_size) {
+        std::vector<std::tuple<int64_t, int64_t, int64_t>> slices;
+        for (const RowSlice& slice : sequence_parallel_rows(num_tokens, tp_size)) {
+          slices.emplace_back(slice.begin, slice.end, slice.real);
+        }
+        return slices;
+      },
+      "num_tokens"_a, "tp_size"_a);
   m.def(
       "stages",
       [](const std::vector<LayerLayout>& layouts, ForwardMode schedule, std::string_view dispatch,
@@ -192,7 +203,7 @@ void bind_padding_and_buckets(py::module_& m) {
 ParallelConfig make_parallel(int tp_size, int dp_size, bool enable_dp_attention, int ep_size,
                              std::string_view moe_a2a_backend, std::string_view deepep_mode,
                              std::optional<int> moe_dense_tp_size, bool enable_dp_lm_head,
-                             bool enable_two_batch_overlap) {
+                             bool enable_two_batch_overlap, bool enable_layernorm_sp) {
   ParallelConfig parallel;
   parallel.tp_size = tp_size;
   parallel.dp_size = dp_size;
@@ -203,6 +214,7 @@ ParallelConfig make_parallel(int tp_size, int dp_size, bool enable_dp_attention,
   parallel.moe_dense_tp_size = moe_dense_tp_size.value_or(0);
   parallel.enable_dp_lm_head = enable_dp_lm_head;
   parallel.enable_two_batch_overlap = enable_two_batch_overlap;
+  parallel.enable_layernorm_sp = enable_layernorm_sp;
   parallel.validate();
   return parallel;
 }
@@ -267,7 +279,7 @@ void bind_step_plan(py::module_& m) {
       .def(py::init(&make_parallel), py::kw_only(), "tp_size"_a = 1, "dp_size"_a = 1,
            "enable_dp_attention"_a = false, "ep_size"_a = 1, "moe_a2a_backend"_a = "none",
            "deepep_mode"_a = "auto", "moe_dense_tp_size"_a = py::none(), "enable_dp_lm_head"_a = false,
-           "enable_two_batch_overlap"_a = false)
+           "enable_two_batch_overlap"_a = false, "enable_layernorm_sp"_a = false)
       .def_readonly("tp_size", &ParallelConfig::tp_size)
       .def_property_readonly("attn_tp_size", &ParallelConfig::attn_tp_size)
       .def_property_readonly("attn_dp_size", &ParallelConfig::attn_dp_size)
@@ -314,6 +326,7 @@ void bind_step_plan(py::module_& m) {
       .def_readonly("modes", &StepPlan::modes)
       .def_readonly("schedule", &StepPlan::schedule)
       .def_property_readonly("dispatch", [](const StepPlan& p) { return dispatch_mode_name(p.dispatch); })
+      .def_readonly("layernorm_sp", &StepPlan::layernorm_sp)
       .def_readonly("tbo", &StepPlan::tbo)
       .def_readonly("no_tbo_reason", &StepPlan::no_tbo_reason)
       .def_readonly("micro_batches", &StepPlan::micro_batches)

@@ -86,7 +86,8 @@ py::dict to_dict(const exec::RankCounters& c) {
   for (const auto& [op, count] : calls) collectives[op] = py::dict("calls"_a = count, "bytes"_a = bytes[op]);
   return py::dict("steps"_a = by_name(c.steps_by_mode, plan::forward_mode_name), "tbo_steps"_a = c.tbo_steps,
                   "tbo_steps_by_mode"_a = by_name(c.tbo_steps_by_mode, plan::forward_mode_name),
-                  "tbo_unlike_mode_steps"_a = c.tbo_unlike_mode_steps, "graph_replays"_a = c.graph_replays,
+                  "tbo_unlike_mode_steps"_a = c.tbo_unlike_mode_steps,
+                  "layernorm_sp_steps"_a = c.layernorm_sp_steps, "graph_replays"_a = c.graph_replays,
                   "graph_captures"_a = c.graph_captures,
                   "graph_misses"_a = by_name(c.graph_misses, reason_name),
                   "dispatch_steps"_a = by_name(c.dispatch_steps, plan::dispatch_mode_name),
@@ -106,15 +107,18 @@ py::dict to_dict(const runtime::Stats& stats) {
       "pages"_a = py::dict("total"_a = stats.pages_total, "used"_a = stats.pages_used));
 }
 
-RuntimeConfig make_config(
-    std::string model_path, std::string load_format, std::string dtype, std::string device, int tp_size,
-    int dp_size, bool enable_dp_attention, int ep_size, std::string moe_a2a_backend, std::string deepep_mode,
-    std::optional<int> moe_dense_tp_size, bool enable_dp_lm_head, bool enable_two_batch_overlap,
-    double tbo_token_distribution_threshold, std::string tbo_policy, std::string tbo_gate,
-    std::optional<plan::TboCostTable> tbo_cost_table, std::vector<int64_t> graph_batch_sizes,
-    bool graph_padding, int64_t max_tokens_per_step, int64_t max_running_requests, int64_t context_length,
-    int64_t page_size, int64_t max_total_tokens, int64_t max_top_logprobs, int64_t dispatch_chunk_rows,
-    double timeout_s, int num_threads, bool poison, uint64_t seed) {
+RuntimeConfig make_config(std::string model_path, std::string load_format, std::string dtype,
+                          std::string device, int tp_size, int dp_size, bool enable_dp_attention, int ep_size,
+                          std::string moe_a2a_backend, std::string deepep_mode,
+                          std::optional<int> moe_dense_tp_size, bool enable_dp_lm_head,
+                          bool enable_two_batch_overlap, bool enable_layernorm_sp,
+                          double tbo_token_distribution_threshold, std::string tbo_policy,
+                          std::string tbo_gate, std::optional<plan::TboCostTable> tbo_cost_table,
+                          std::vector<int64_t> graph_batch_sizes, bool graph_padding,
+                          int64_t max_tokens_per_step, int64_t max_running_requests, int64_t context_length,
+                          int64_t page_size, int64_t max_total_tokens, int64_t max_top_logprobs,
+                          int64_t dispatch_chunk_rows, double timeout_s, int num_threads, bool poison,
+                          uint64_t seed) {
   return {.model_path = std::move(model_path),
           .load_format = std::move(load_format),
           .dtype = std::move(dtype),
@@ -128,6 +132,7 @@ RuntimeConfig make_config(
           .moe_dense_tp_size = moe_dense_tp_size,
           .enable_dp_lm_head = enable_dp_lm_head,
           .enable_two_batch_overlap = enable_two_batch_overlap,
+          .enable_layernorm_sp = enable_layernorm_sp,
           .tbo_token_distribution_threshold = tbo_token_distribution_threshold,
           .tbo_policy = std::move(tbo_policy),
           .tbo_gate = std::move(tbo_gate),
@@ -175,6 +180,7 @@ void bind_config(py::module_& m) {
            "moe_a2a_backend"_a = d.moe_a2a_backend, "deepep_mode"_a = d.deepep_mode,
            "moe_dense_tp_size"_a = d.moe_dense_tp_size, "enable_dp_lm_head"_a = d.enable_dp_lm_head,
            "enable_two_batch_overlap"_a = d.enable_two_batch_overlap,
+           "enable_layernorm_sp"_a = d.enable_layernorm_sp,
            "tbo_token_distribution_threshold"_a = d.tbo_token_distribution_threshold,
            "tbo_policy"_a = d.tbo_policy, "tbo_gate"_a = d.tbo_gate, "tbo_cost_table"_a = py::none(),
            "graph_batch_sizes"_a = py::tuple(), "graph_padding"_a = d.graph_padding,

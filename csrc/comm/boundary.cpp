@@ -39,26 +39,26 @@ void Boundary::join_wait() const {
   if (streams_.comm != streams_.compute) streams_.compute->wait(*streams_.join);
 }
 
-void Boundary::add_norm(const TensorView& h, const TensorView& residual, const TensorView& x,
+void Boundary::add_norm(Stream& stream, const TensorView& h, const TensorView& residual, const TensorView& x,
                         const TensorView& norm) {
   if (has_residual_) {
-    ops::add_rms_norm(*streams_.compute,
-                      {.out = h, .residual = residual, .x = x, .weight = norm, .eps = eps_});
+    ops::add_rms_norm(stream, {.out = h, .residual = residual, .x = x, .weight = norm, .eps = eps_});
     return;
   }
-  ops::cast(*streams_.compute, {.out = residual, .x = x});
-  ops::rms_norm(*streams_.compute, {.out = h, .x = x, .weight = norm, .eps = eps_});
+  ops::cast(stream, {.out = residual, .x = x});
+  ops::rms_norm(stream, {.out = h, .x = x, .weight = norm, .eps = eps_});
   has_residual_ = true;
 }
 
 void Boundary::prepare_attn(const LayerLayout& layer, const TensorView& norm) {
   auto& b = buffers_;
+  auto& compute = *streams_.compute;
   if (layer.prepare_attn == PrepareAttn::kTrivial) {
-    add_norm(b.h, b.residual, b.x, norm);
+    add_norm(compute, b.h, b.residual, b.x, norm);
     return;
   }
-  add_norm(slice(b.h), slice(b.residual), slice(b.x), norm);
-  attn_tp_inner_.all_gather(*streams_.compute, b.h, slice(b.h));
+  add_norm(compute, slice(b.h), slice(b.residual), slice(b.x), norm);
+  attn_tp_inner_.all_gather(compute, b.h, slice(b.h));
 }
 
 void Boundary::start_prepare_mlp(const LayerLayout& layer, const TensorView& norm) {
@@ -72,7 +72,7 @@ void Boundary::start_prepare_mlp(const LayerLayout& layer, const TensorView& nor
       break;
     case PrepareMlp::kGatherHiddenStatesAndResidual: {
       const bool whole = attn_dp_size_ > 1 && attn_tp_.size() == 1;
-      if (whole) add_norm(b.h, b.residual, b.x, norm);
+      if (whole) add_norm(*streams_.compute, b.h, b.residual, b.x, norm);
       fork();
       if (attn_dp_size_ == 1) {
         if (layer.input == Layout::kScattered) attn_tp_.all_gather(comm, b.residual, slice(b.residual));
@@ -88,27 +88,41 @@ void Boundary::start_prepare_mlp(const LayerLayout& layer, const TensorView& nor
       join_record();
       break;
     }
+    case PrepareMlp::kGatherHiddenStates:
+      fork();
+      attn_tp_.reduce_scatter(comm, slice(b.x), b.x);
+      add_norm(comm, slice(b.h), slice(b.residual), slice(b.x), norm);
+      if (attn_dp_size_ == 1) {
+        attn_tp_.all_gather(comm, b.h, slice(b.h));
+      } else {
+        tp_.all_gather_v(comm, b.gathered, slice(b.h), rows_.rank_rows);
+      }
+      join_record();
+      break;
   }
 }
 
 void Boundary::finish_prepare_mlp(const LayerLayout& layer, const TensorView& norm) {
   auto& b = buffers_;
+  auto& compute = *streams_.compute;
   switch (layer.prepare_mlp) {
     case PrepareMlp::kSimple:
-      add_norm(b.h, b.residual, b.x, norm);
+      add_norm(compute, b.h, b.residual, b.x, norm);
       break;
     case PrepareMlp::kScatterHiddenStatesAndResidual:
-      add_norm(slice(b.h), slice(b.residual), slice(b.x), norm);
+      add_norm(compute, slice(b.h), slice(b.residual), slice(b.x), norm);
       break;
     case PrepareMlp::kGatherHiddenStatesAndResidual:
       join_wait();
       if (attn_dp_size_ == 1) {
-        add_norm(b.h, b.residual, b.x, norm);
+        add_norm(compute, b.h, b.residual, b.x, norm);
       } else if (attn_tp_.size() > 1) {
-        ops::cast(*streams_.compute,
-                  {.out = b.residual, .x = b.gathered.rows(rows_.gathered_begin, rows_.rows)});
-        ops::rms_norm(*streams_.compute, {.out = b.gathered, .x = b.gathered, .weight = norm, .eps = eps_});
+        ops::cast(compute, {.out = b.residual, .x = b.gathered.rows(rows_.gathered_begin, rows_.rows)});
+        ops::rms_norm(compute, {.out = b.gathered, .x = b.gathered, .weight = norm, .eps = eps_});
       }
+      break;
+    case PrepareMlp::kGatherHiddenStates:
+      join_wait();
       break;
   }
 }
@@ -129,12 +143,15 @@ void Boundary::start_postprocess(const LayerLayout& layer) {
   if (layer.mlp == Layout::kFull) {
     // The FFN left a partial sum over all ranks.
     if (tp_.size() == 1) return;
+    const bool scattered = layer.output == Layout::kScattered;
     fork();
-    if (attn_dp_size_ == 1) {
-      attn_tp_.all_reduce(comm, b.x, b.x);
-    } else {
+    if (attn_dp_size_ > 1) {
       tp_.reduce_scatter_v(comm, slice(b.x), b.gathered_out, rows_.rank_rows);
-      if (attn_tp_.size() > 1) attn_tp_.all_gather(comm, b.x, slice(b.x));
+      if (!scattered && attn_tp_.size() > 1) attn_tp_.all_gather(comm, b.x, slice(b.x));
+    } else if (scattered) {
+      attn_tp_.reduce_scatter(comm, slice(b.x), b.x);
+    } else {
+      attn_tp_.all_reduce(comm, b.x, b.x);
     }
     join_record();
   } else if (layer.postprocess == Postprocess::kGather) {
@@ -149,13 +166,18 @@ void Boundary::finish_postprocess(const LayerLayout& layer) {
   if (layer.mlp == Layout::kFull && tp_.size() > 1) join_wait();
 }
 
-void Boundary::final_norm(const TensorView& norm, const TensorView& out) {
-  auto& b = buffers_;
+void Boundary::final_norm(const LayerLayout& last_layer, const TensorView& norm, const TensorView& out) {
+  const auto part = [&](const TensorView& view) {
+    return last_layer.output == Layout::kScattered ? slice(view) : view;
+  };
+  const auto x = part(buffers_.x);
+  auto& compute = *streams_.compute;
   if (has_residual_) {
-    ops::add_rms_norm(*streams_.compute,
-                      {.out = out, .residual = b.residual, .x = b.x, .weight = norm, .eps = eps_});
+    ops::add_rms_norm(
+        compute,
+        {.out = part(out), .residual = part(buffers_.residual), .x = x, .weight = norm, .eps = eps_});
   } else {
-    ops::rms_norm(*streams_.compute, {.out = out, .x = b.x, .weight = norm, .eps = eps_});
+    ops::rms_norm(compute, {.out = part(out), .x = x, .weight = norm, .eps = eps_});
   }
 }
 

@@ -10,7 +10,7 @@ namespace weft::comm {
 
 /// Rows of one micro-batch on one rank, padding included.
 struct BoundaryRows {
-  int64_t rows = 0;         // of the attention-TP group; a multiple of its size
+  int64_t rows = 0;         // of the attention-TP group; a multiple of its size where a layout scatters them
   int64_t slice_begin = 0;  // own rows when SCATTERED: [slice_begin, slice_begin + slice_rows)
   int64_t slice_rows = 0;
   int64_t gathered_rows = 0;       // rows of the gathered buffer; 0 if DP ranks gather nothing
@@ -40,7 +40,9 @@ struct BoundaryStreams {
 /// One micro-batch on one rank. Calls come in layer order; start and finish may have other micro-batches'
 /// work between them. What moves whole layers' rows (gathers, and sums over all ranks) runs on the
 /// communication stream with `attn_tp` and `tp`. Changes between SCATTERED and TP_ATTN_FULL stay on the
-/// compute stream with `attn_tp_inner`: there they never queue behind the other micro-batch's dispatch.
+/// compute stream with `attn_tp_inner`: there they never queue behind the other micro-batch's dispatch. Under
+/// sequence-parallel layernorm the sum, add, norm and gather into a FULL FFN are one chain of the
+/// communication stream.
 class Boundary {
  public:
   Boundary(BoundaryRows rows, BoundaryBuffers buffers, BoundaryStreams streams, Communicator& attn_tp_inner,
@@ -54,8 +56,8 @@ class Boundary {
   /// ffn_output() -> x in the layer's output layout.
   void start_postprocess(const plan::LayerLayout& layer);
   void finish_postprocess(const plan::LayerLayout& layer);
-  /// out = norm(x + residual), after the last layer.
-  void final_norm(const TensorView& norm, const TensorView& out);
+  /// out = norm(x + residual), after the last layer: of own rows alone where its output is SCATTERED.
+  void final_norm(const plan::LayerLayout& last_layer, const TensorView& norm, const TensorView& out);
 
   [[nodiscard]] TensorView ffn_input(const plan::LayerLayout& layer) const;
   [[nodiscard]] TensorView ffn_output(const plan::LayerLayout& layer) const;
@@ -71,7 +73,8 @@ class Boundary {
   [[nodiscard]] TensorView slice(const TensorView& view) const {
     return view.rows(rows_.slice_begin, rows_.slice_rows);
   }
-  void add_norm(const TensorView& h, const TensorView& residual, const TensorView& x, const TensorView& norm);
+  void add_norm(Stream& stream, const TensorView& h, const TensorView& residual, const TensorView& x,
+                const TensorView& norm);
 
   BoundaryRows rows_;
   BoundaryBuffers buffers_;

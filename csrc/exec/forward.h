@@ -60,6 +60,7 @@ struct RankCounters {
   std::array<int64_t, 8> steps_by_mode{};  // by ForwardMode
   int64_t tbo_steps = 0;
   std::array<int64_t, 8> tbo_steps_by_mode{};  // by this rank's mode
+  int64_t layernorm_sp_steps = 0;              // with rows scattered over attention TP between parts
   int64_t tbo_unlike_mode_steps = 0;  // overlapped steps in which DP ranks with rows had unlike modes
   int64_t graph_replays = 0;
   int64_t graph_captures = 0;

@@ -36,17 +36,20 @@ ForwardPass::ForwardPass(const ExecConfig& config, const model::ModelConfig& mod
       dp_rank_(static_cast<size_t>(config.plan.parallel.attn_dp_rank(rank))) {
   std::vector<bool> pattern;
   for (const auto& layer : model.layers) pattern.push_back(layer.sparse.has_value());
-  layouts_ = plan::layer_layouts(pattern, config.plan.parallel);
+  const auto& parallel = config.plan.parallel;
+  ordinary_layouts_ = plan::layer_layouts(pattern, parallel);
+  if (parallel.enable_layernorm_sp) layernorm_sp_layouts_ = plan::layer_layouts(pattern, parallel, true);
   has_shared_ = model_config.moe.n_shared_experts > 0;
 }
 
 void ForwardPass::run(const StepPlan& plan, const Host& host) {
   dispatch_mode_ = plan.dispatch;
+  layouts_ = plan.layernorm_sp ? &layernorm_sp_layouts_ : &ordinary_layouts_;
   std::vector<MicroBatch> batches;
   for (size_t m = 0; m < plan.micro_batches.size(); ++m)
     batches.push_back(begin(plan, host, static_cast<int>(m)));
-  for (auto& mb : batches) embed(mb);
-  const auto stages = plan::make_stage_plan(layouts_, plan.schedule, plan.dispatch, has_shared_);
+  for (auto& mb : batches) embed(plan, mb);
+  const auto stages = plan::make_stage_plan(*layouts_, plan.schedule, plan.dispatch, has_shared_);
   const auto num_stages = static_cast<int>(stages.stages.size());
   if (plan.tbo) {
     for (const auto& [m, s] : plan::stage_order(num_stages, stages.delta_stages)) {
@@ -58,7 +61,8 @@ void ForwardPass::run(const StepPlan& plan, const Host& host) {
   int64_t first = 0;
   for (auto& mb : batches) {
     set_tag(mb.index);
-    mb.boundary.final_norm(weights_.view(model_.final_norm), buffers_.final_hidden.rows(first, mb.rows));
+    mb.boundary.final_norm(layouts_->back(), weights_.view(model_.final_norm),
+                           buffers_.final_hidden.rows(first, mb.rows));
     first += mb.rows;
   }
   set_tag(-1);
@@ -73,11 +77,12 @@ ForwardPass::MicroBatch ForwardPass::begin(const StepPlan& plan, const Host& hos
   auto& buffers = buffers_.micro_batches[m];
   const int64_t attn_tp = parallel.attn_tp_size();
   const int64_t rows = planned.rows[dp_rank_];
+  const auto own = own_rows(planned, parallel, rank_);
 
   comm::BoundaryRows shape;
   shape.rows = rows;
-  shape.slice_rows = rows / attn_tp;
-  shape.slice_begin = parallel.attn_tp_rank(rank_) * shape.slice_rows;
+  shape.slice_rows = own.size();
+  shape.slice_begin = own.begin;
   shape.gathered_rows = planned.gathered_rows;
   shape.gathered_begin = planned.start[dp_rank_];
   comm::BoundaryBuffers views;
@@ -120,7 +125,7 @@ ForwardPass::MicroBatch ForwardPass::begin(const StepPlan& plan, const Host& hos
       .received = {}};
 }
 
-void ForwardPass::embed(MicroBatch& mb) {
+void ForwardPass::embed(const StepPlan& plan, MicroBatch& mb) {
   ledger_.at(mb.index, -1);
   const auto& layout = inputs_.layout().micro_batches[static_cast<size_t>(mb.index)];
   const auto ids = mb.buffers->ids.rows(0, mb.rows);
@@ -131,9 +136,17 @@ void ForwardPass::embed(MicroBatch& mb) {
   ops::embedding(
       stream,
       {.out = x, .ids = ids, .table = weights_.view(model_.embedding), .vocab_begin = model_.vocab_begin});
-  comm_.attn_tp[0]->all_reduce(stream, x, x);
+  const auto& shape = mb.boundary.rows();
+  const bool scattered = plan.layernorm_sp;
+  const auto own = scattered ? x.rows(shape.slice_begin, shape.slice_rows) : x;
+  if (scattered) {
+    comm_.attn_tp[0]->reduce_scatter(stream, own, x);
+  } else {
+    comm_.attn_tp[0]->all_reduce(stream, x, x);
+  }
   if (config_.poison) {
-    ops::fill_padding(stream, {.x = x, .num_rows = inputs_.device_i32(layout.header) + InputLayout::kRows});
+    const auto valid = scattered ? InputLayout::kScatteredRows : InputLayout::kRows;
+    ops::fill_padding(stream, {.x = own, .num_rows = inputs_.device_i32(layout.header) + valid});
   }
 }
 
@@ -152,7 +165,7 @@ void ForwardPass::run_stage(MicroBatch& mb, const plan::Stage& stage) {
 
 void ForwardPass::run_op(MicroBatch& mb, const plan::StageOp& op) {
   const auto& layer = model_.layers[static_cast<size_t>(op.layer)];
-  const auto& layout = layouts_[static_cast<size_t>(op.layer)];
+  const auto& layout = (*layouts_)[static_cast<size_t>(op.layer)];
   auto& stream = *comm_.compute;
   const auto& scratch = mb.buffers->scratch;
   mb.attention.kv = buffers_.kv[static_cast<size_t>(op.layer)];
@@ -303,6 +316,8 @@ void ForwardPass::logits_pass(const StepPlan& plan, int64_t pass) {
   ops::gather_rows(
       stream,
       {.out = own, .x = buffers_.final_hidden, .indices = inputs_.i32(layout.logit_index + begin * 4, rows)});
+  // Under sequence-parallel layernorm a row is on one rank, and zeros stand for it on the others.
+  if (plan.layernorm_sp) comm_.attn_tp[0]->all_reduce(stream, own, own);
   auto hidden = own;
   int64_t own_begin = 0;
   auto* group =

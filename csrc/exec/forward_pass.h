@@ -45,7 +45,6 @@ class ForwardPass {
               const InputBuffers& inputs, RankComm& comm, Ledger& ledger, int rank);
 
   void run(const plan::StepPlan& plan, const Host& host);
-  [[nodiscard]] const std::vector<plan::LayerLayout>& layouts() const { return layouts_; }
 
  private:
   /// One micro-batch of the step under way.
@@ -60,7 +59,7 @@ class ForwardPass {
   };
 
   MicroBatch begin(const plan::StepPlan& plan, const Host& host, int index);
-  void embed(MicroBatch& mb);
+  void embed(const plan::StepPlan& plan, MicroBatch& mb);
   void set_tag(int32_t tag);
   void run_stage(MicroBatch& mb, const plan::Stage& stage);
   void run_op(MicroBatch& mb, const plan::StageOp& op);
@@ -84,8 +83,10 @@ class ForwardPass {
   Ledger& ledger_;
   int rank_;
   size_t dp_rank_;
-  std::vector<plan::LayerLayout> layouts_;
+  std::vector<plan::LayerLayout> ordinary_layouts_, layernorm_sp_layouts_;
   bool has_shared_;
+  // Of the step under way.
+  const std::vector<plan::LayerLayout>* layouts_ = nullptr;
   plan::DispatchMode dispatch_mode_ = plan::DispatchMode::kNone;
 };
 

@@ -14,6 +14,14 @@ constexpr int64_t kI32 = sizeof(int32_t);
 
 }  // namespace
 
+plan::RowSlice own_rows(const plan::MicroBatchPlan& batch, const plan::ParallelConfig& parallel, int rank) {
+  const auto dp_rank = static_cast<size_t>(parallel.attn_dp_rank(rank));
+  const int64_t rows = batch.rows[dp_rank];
+  const int attn_tp = parallel.attn_tp_size();
+  if (rows % attn_tp != 0) return {};
+  return plan::scattered_rows(batch.num_tokens[dp_rank], rows, attn_tp, parallel.attn_tp_rank(rank));
+}
+
 InputLayout::InputLayout(const InputSizes& input_sizes) : sizes(input_sizes) {
   const auto take = [this](int64_t bytes) {
     const int64_t offset = num_bytes;
@@ -72,7 +80,6 @@ void InputBuffers::upload(device::Stream& stream, int turn, const plan::StepPlan
   const auto at = [host](int64_t offset) { return reinterpret_cast<int32_t*>(host + offset); };
   const auto& parallel = config.plan.parallel;
   const auto dp_rank = static_cast<size_t>(parallel.attn_dp_rank(rank));
-  const int64_t attn_tp = parallel.attn_tp_size();
   const auto& sizes = layout_.sizes;
 
   for (size_t m = 0; m < plan.micro_batches.size(); ++m) {
@@ -88,12 +95,10 @@ void InputBuffers::upload(device::Stream& stream, int turn, const plan::StepPlan
         "rows, and the buffers hold {} and {}",
         plan.step_id, m, dp_rank, n, seqs, planned.num_tokens[dp_rank], rows, sizes.max_tokens,
         sizes.max_seqs);
-    const int64_t slice = rows / attn_tp;
     auto* header = at(to.header);
     header[InputLayout::kNumSeqs] = static_cast<int32_t>(seqs);
     header[InputLayout::kRows] = static_cast<int32_t>(n);
-    header[InputLayout::kScatteredRows] =
-        static_cast<int32_t>(std::clamp<int64_t>(n - parallel.attn_tp_rank(rank) * slice, 0, slice));
+    header[InputLayout::kScatteredRows] = static_cast<int32_t>(own_rows(planned, parallel, rank).real);
     header[InputLayout::kZero] = 0;
     for (int64_t d = 0; d < sizes.attn_dp_size; ++d) {
       const auto i = static_cast<size_t>(d);
@@ -130,11 +135,19 @@ void InputBuffers::upload(device::Stream& stream, int turn, const plan::StepPlan
   const int64_t rows = plan.logit_rows[dp_rank];
   WEFT_CHECK(real <= rows && rows <= sizes.max_logit_rows,
              "step {}: DP rank {} wants {} logit rows of {} planned", plan.step_id, dp_rank, real, rows);
+  // Where a row of a micro-batch is among the final hidden states.
+  const auto final_row = [&](const LogitRow& row) -> int64_t {
+    const auto& planned = plan.micro_batches[static_cast<size_t>(row.micro_batch)];
+    if (plan.layernorm_sp) {
+      const auto own = own_rows(planned, parallel, rank);
+      if (row.row < own.begin || row.row >= own.end) return -1;
+    }
+    return row.row + (row.micro_batch == 0 ? 0 : plan.micro_batches[0].rows[dp_rank]);
+  };
   auto* params = reinterpret_cast<ops::SamplingRow*>(host + layout_.logit_params);
   for (int64_t i = 0; i < rows; ++i) {
     const LogitRow row = i < real ? input.logit_rows[static_cast<size_t>(i)] : LogitRow{};
-    const int64_t first = row.micro_batch == 0 ? 0 : plan.micro_batches[0].rows[dp_rank];
-    at(layout_.logit_index)[i] = i < real ? static_cast<int32_t>(first + row.row) : -1;
+    at(layout_.logit_index)[i] = i < real ? static_cast<int32_t>(final_row(row)) : -1;
     at(layout_.logit_slot)[i] = row.slot;
     at(layout_.logit_wanted)[i] = !row.want_logprob ? -2 : row.target;
     at(layout_.logit_top)[i] = row.num_top;

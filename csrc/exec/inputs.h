@@ -10,6 +10,7 @@
 #include "exec/rank_worker.h"
 #include "model/scratch.h"
 #include "ops/common.h"
+#include "plan/layout.h"
 
 namespace weft::exec {
 
@@ -22,6 +23,10 @@ struct InputSizes {
   int64_t max_logit_passes = 1;
   int64_t attn_dp_size = 1;
 };
+
+/// The rows that `rank` has of a micro-batch where it is SCATTERED. None if the attention-TP group does not
+/// divide its rows: then no layout of the step scatters them.
+plan::RowSlice own_rows(const plan::MicroBatchPlan& batch, const plan::ParallelConfig& parallel, int rank);
 
 /// Input arrays of one step, in one block of memory: the same layout on the device, where ops and graphs read
 /// it, and in host staging. Offsets are fixed, so a graph captured once serves every step.
@@ -36,7 +41,8 @@ class InputLayout {
   explicit InputLayout(const InputSizes& sizes);
 
   std::array<MicroBatch, 2> micro_batches;
-  int64_t logit_index = 0;   // i32 [max_logit_rows]: row of the final hidden states; -1: none
+  int64_t logit_index =
+      0;  // i32 [max_logit_rows]: row of the final hidden states; -1: none, or another rank's
   int64_t logit_slot = 0;    // i32: request slot
   int64_t logit_wanted = 0;  // i32: CommitTokensArgs::wanted
   int64_t logit_top = 0;     // i32: how many top log-probabilities

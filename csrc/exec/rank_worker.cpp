@@ -284,6 +284,7 @@ class RankWorker::Impl {
     if (plan.graph_bucket[dp_rank()] == 0) {
       ++counters_.graph_misses[static_cast<size_t>(plan.graph_miss[dp_rank()])];
     }
+    if (plan.layernorm_sp) ++counters_.layernorm_sp_steps;
     if (plan.tbo) {
       ++counters_.tbo_steps;
       ++counters_.tbo_steps_by_mode[mode];

@@ -1,6 +1,9 @@
 #include "plan/layout.h"
 
+#include <algorithm>
+
 #include "base/error.h"
+#include "base/math.h"
 
 namespace weft::plan {
 namespace {
@@ -31,6 +34,9 @@ bool same(Layout a, Layout b, const ParallelConfig& parallel) {
 }
 
 PrepareMlp prepare_mlp_of(const LayerLayout& layer, const ParallelConfig& parallel) {
+  if (layer.mlp == Layout::kFull && layer.middle_residual == Layout::kScattered) {
+    return PrepareMlp::kGatherHiddenStates;
+  }
   if (parallel.attn_tp_size() == 1 && same(layer.attn, layer.mlp, parallel) &&
       same(layer.input, layer.middle_residual, parallel)) {
     return PrepareMlp::kSimple;
@@ -70,6 +76,8 @@ std::string_view prepare_mlp_name(PrepareMlp op) {
       return "gather_hidden_states_and_residual";
     case PrepareMlp::kScatterHiddenStatesAndResidual:
       return "scatter_hidden_states_and_residual";
+    case PrepareMlp::kGatherHiddenStates:
+      return "gather_hidden_states";
   }
   return "?";
 }
@@ -87,11 +95,15 @@ std::string_view postprocess_name(Postprocess op) {
 }
 
 std::vector<LayerLayout> layer_layouts(const std::vector<bool>& sparse_pattern,
-                                       const ParallelConfig& parallel) {
+                                       const ParallelConfig& parallel, bool layernorm_sp) {
   parallel.validate();
+  WEFT_CHECK(!layernorm_sp || parallel.enable_layernorm_sp,
+             "layer_layouts: layernorm_sp needs --enable-layernorm-sp in the parallel configuration");
   const bool dispatched = parallel.a2a_backend != A2aBackend::kNone;
   std::vector<LayerLayout> layers(sparse_pattern.size());
-  Layout input = Layout::kTpAttnFull;
+  // Where rows are between parts that need no more of them: in a sequence-parallel step on one rank each.
+  const Layout between = layernorm_sp ? Layout::kScattered : Layout::kTpAttnFull;
+  Layout input = between;
   for (size_t i = 0; i < layers.size(); ++i) {
     LayerLayout& layer = layers[i];
     const bool is_last = i + 1 == layers.size();
@@ -100,12 +112,12 @@ std::vector<LayerLayout> layer_layouts(const std::vector<bool>& sparse_pattern,
     layer.attn = Layout::kTpAttnFull;
     const bool scattered = layer.sparse ? dispatched : parallel.dense_is_scattered();
     layer.mlp = scattered ? Layout::kScattered : Layout::kFull;
-    layer.middle_residual = scattered ? Layout::kScattered : Layout::kTpAttnFull;
+    layer.middle_residual = scattered ? Layout::kScattered : between;
     // The last dense layer hands over to overlapped MoE layers with full rows, as the splitter of SGLang
     // wants.
     const bool hand_over = !is_last && !layer.sparse && sparse_pattern[i + 1] &&
                            parallel.dense_is_scattered() && parallel.enable_two_batch_overlap;
-    layer.output = scattered && !is_last && !hand_over ? Layout::kScattered : Layout::kTpAttnFull;
+    layer.output = scattered && !is_last && !hand_over ? Layout::kScattered : between;
 
     layer.prepare_attn =
         same(layer.input, layer.attn, parallel) ? PrepareAttn::kTrivial : PrepareAttn::kScatteredToTpAttnFull;
@@ -114,6 +126,27 @@ std::vector<LayerLayout> layer_layouts(const std::vector<bool>& sparse_pattern,
     input = layer.output;
   }
   return layers;
+}
+
+RowSlice scattered_rows(int64_t num_tokens, int64_t padded_rows, int num_ranks, int rank) {
+  WEFT_CHECK(num_ranks >= 1 && rank >= 0 && rank < num_ranks && num_tokens >= 0 &&
+                 padded_rows >= num_tokens && padded_rows % num_ranks == 0,
+             "scattered_rows: {} tokens in {} rows over rank {} of {}; the rows hold the tokens and are a "
+             "multiple of the ranks",
+             num_tokens, padded_rows, rank, num_ranks);
+  const int64_t size = padded_rows / num_ranks;
+  const int64_t begin = rank * size;
+  return {.begin = begin, .end = begin + size, .real = std::clamp<int64_t>(num_tokens - begin, 0, size)};
+}
+
+std::vector<RowSlice> sequence_parallel_rows(int64_t num_tokens, int num_ranks) {
+  WEFT_CHECK(num_tokens >= 0 && num_ranks >= 1, "sequence_parallel_rows: num_tokens={} over {} ranks",
+             num_tokens, num_ranks);
+  std::vector<RowSlice> slices;
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    slices.push_back(scattered_rows(num_tokens, round_up<int64_t>(num_tokens, num_ranks), num_ranks, rank));
+  }
+  return slices;
 }
 
 }  // namespace weft::plan

@@ -99,6 +99,11 @@ void ParallelConfig::validate() const {
              moe_dense_tp_size, tp_size, tp_size);
   WEFT_CHECK(!enable_dp_lm_head || enable_dp_attention,
              "--enable-dp-lm-head needs --enable-dp-attention: without it every rank holds all rows already");
+  WEFT_CHECK(
+      !enable_layernorm_sp || attn_tp_size() > 1,
+      "--enable-layernorm-sp with tp_size={} and {} attention groups: each group has one rank, so there "
+      "is nobody to share its rows with; raise --tp-size, lower --dp-size, or remove it",
+      tp_size, attn_dp_size());
 }
 
 }  // namespace weft::plan

@@ -31,6 +31,7 @@ struct ParallelConfig {
   int moe_dense_tp_size = 0;  // 0: None; else 1 or tp_size
   bool enable_dp_lm_head = false;
   bool enable_two_batch_overlap = false;
+  bool enable_layernorm_sp = false;
 
   [[nodiscard]] int attn_dp_size() const { return enable_dp_attention ? dp_size : 1; }
   [[nodiscard]] int attn_tp_size() const { return tp_size / attn_dp_size(); }
@@ -51,7 +52,8 @@ struct ParallelConfig {
   [[nodiscard]] bool require_mlp_sync() const { return enable_dp_attention || require_gathered_buffer(); }
 
   /// Throws Error naming the flags, the values and the fix: sizes not divisible, dp without DP attention,
-  /// ep_size against tp_size, moe_dense_tp_size outside {None, 1, tp_size}, DP LM head without DP attention.
+  /// ep_size against tp_size, moe_dense_tp_size outside {None, 1, tp_size}, DP LM head without DP attention,
+  /// sequence-parallel layernorm over attention groups of one rank.
   void validate() const;
 };
 

@@ -45,6 +45,7 @@ uint64_t PlanConfig::hash() const {
       .add(p.moe_dense_tp_size)
       .add(p.enable_dp_lm_head)
       .add(p.enable_two_batch_overlap)
+      .add(p.enable_layernorm_sp)
       .add(tbo_policy)
       .add(tbo_gate)
       .add(graph_buckets)
@@ -60,6 +61,7 @@ uint64_t PlanConfig::hash() const {
 uint64_t StepPlan::hash() const {
   Fnv fnv;
   fnv.add(step_id).add(run).add(is_extend_in_batch).add(modes).add(schedule).add(dispatch);
+  fnv.add(layernorm_sp);
   fnv.add(tbo).add(no_tbo_reason).add(micro_batches.size());
   for (const MicroBatchPlan& batch : micro_batches) {
     fnv.add(batch.num_tokens).add(batch.rows).add(batch.padding).add(batch.start);

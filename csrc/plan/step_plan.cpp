@@ -96,6 +96,7 @@ class Planner {
       plan_.run = plan_.run || state.num_tokens > 0;
       plan_.is_extend_in_batch = plan_.is_extend_in_batch || is_prefill(state.mode);
     }
+    plan_.layernorm_sp = plan_.is_extend_in_batch && parallel_.enable_layernorm_sp;
     plan_.schedule = plan_.is_extend_in_batch ? ForwardMode::kExtend : ForwardMode::kDecode;
     plan_.dispatch = dispatch_mode(parallel_, plan_.is_extend_in_batch);
   }
@@ -219,6 +220,7 @@ class Planner {
   void lay_out(MicroBatchPlan& batch) const {
     const auto num_batches = static_cast<int64_t>(plan_.micro_batches.size());
     const bool replay = any_replay();
+    const int64_t alignment = plan_.layernorm_sp ? parallel_.attn_tp_size() : config_.row_alignment();
     if (gathered_ && !replay) {
       DpPadding padding = dp_padding(batch.num_tokens, parallel_.attn_tp_size(), parallel_.attn_dp_size(),
                                      plan_.is_extend_in_batch);
@@ -230,8 +232,7 @@ class Planner {
     }
     for (size_t d = 0; d < states_.size(); ++d) {
       const int64_t bucket = plan_.graph_bucket[d];
-      const int64_t rows =
-          bucket > 0 ? bucket / num_batches : round_up(batch.num_tokens[d], config_.row_alignment());
+      const int64_t rows = bucket > 0 ? bucket / num_batches : round_up(batch.num_tokens[d], alignment);
       batch.rows.push_back(rows);
       batch.start.push_back(gathered_ ? batch.gathered_rows : 0);
       if (gathered_) batch.gathered_rows += rows;

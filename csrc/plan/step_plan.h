@@ -80,8 +80,8 @@ std::string_view graph_miss_name(GraphMiss miss);  // "none", "disabled", "exten
 
 /// One micro-batch, for all DP ranks.
 struct MicroBatchPlan {
-  std::vector<int64_t> num_tokens;           // real rows of each DP rank
-  std::vector<int64_t> rows;                 // rows with padding: multiples of PlanConfig::row_alignment()
+  std::vector<int64_t> num_tokens;  // real rows of each DP rank
+  std::vector<int64_t> rows;  // with padding: multiples of row_alignment(); of attn_tp_size if layernorm_sp
   PaddingMode padding = PaddingMode::kNone;  // kNone when nothing is gathered
   std::vector<int64_t> start;  // first row of each DP rank in the gathered buffer; zeros when none is
   int64_t gathered_rows = 0;   // rows of the gathered buffer; 0 when nothing is gathered
@@ -96,6 +96,7 @@ struct StepPlan {
   std::vector<ForwardMode> modes;               // of each DP rank
   ForwardMode schedule = ForwardMode::kDecode;  // kExtend or kDecode: whose stage list all ranks run
   DispatchMode dispatch = DispatchMode::kNone;
+  bool layernorm_sp = false;  // rows are scattered over attention TP between parts
   bool tbo = false;
   std::string_view no_tbo_reason;             // empty if tbo, or if overlap is off; points to static text
   std::vector<MicroBatchPlan> micro_batches;  // one, or two with tbo
@@ -115,6 +116,10 @@ struct StepPlan {
 /// run: some rank has rows. A rank without rows takes part with zero rows.
 /// Schedule: kExtend if any rank is_prefill(), else kDecode. Dispatch: dispatch_mode() (semantics 6.1), where
 /// such a rank is what moves auto to normal.
+///
+/// layernorm_sp: iff enable_layernorm_sp and some rank is_prefill(); then it holds for every rank,
+/// those that decode included. Steps of DECODE and TARGET_VERIFY alone have few rows and may replay graphs:
+/// they keep theirs full.
 ///
 /// Graphs are possible iff there are buckets, no rank is_prefill(), dispatch is not kNormal, and all ranks
 /// with rows can_graph and have the configuration's tokens_per_req.
@@ -137,8 +142,9 @@ struct StepPlan {
 ///   do not pay(): each part counts as long as its largest rank's rows.
 ///
 /// Padding: when rows are gathered, by dp_padding() for each micro-batch on its own (graphs: MAX_LEN); else
-/// each rank pads to row_alignment() alone. expert_chunks: over all ranks, the most that rows / attn_tp_size
-/// needs (1 without dispatch). logit_chunks: the same for logit_rows and logit_chunk_rows.
+/// each rank pads to row_alignment() alone, to attn_tp_size under layernorm_sp. expert_chunks: over all
+/// ranks, the most that rows / attn_tp_size needs (1 without dispatch). logit_chunks: the same for logit_rows
+/// and logit_chunk_rows.
 StepPlan make_step_plan(const std::vector<RankState>& states, const PlanConfig& config);
 
 }  // namespace weft::plan

@@ -19,13 +19,14 @@ class Tracer {
         parallel_(config.parallel),
         model_(model),
         dp_rank_(static_cast<size_t>(parallel_.attn_dp_rank(rank))),
-        layouts_(layer_layouts(model.sparse_pattern, parallel_)) {}
+        layouts_(layer_layouts(model.sparse_pattern, parallel_, plan.layernorm_sp)) {}
 
   std::vector<CollectiveRecord> run() {
     const int num_batches = static_cast<int>(plan_.micro_batches.size());
     for (int batch = 0; batch < num_batches; ++batch) {
       at(batch, -1);
-      attn_tp(Collective::kAllReduce, rows() * model_.hidden);
+      attn_tp(plan_.layernorm_sp ? Collective::kReduceScatter : Collective::kAllReduce,
+              rows() * model_.hidden);
     }
     const StagePlan stages =
         make_stage_plan(layouts_, plan_.schedule, plan_.dispatch, model_.has_shared_experts);
@@ -124,17 +125,26 @@ class Tracer {
       case PrepareMlp::kScatterHiddenStatesAndResidual:
         attn_tp(Collective::kReduceScatter, own);
         break;
+      case PrepareMlp::kGatherHiddenStates:
+        attn_tp(Collective::kReduceScatter, own);
+        if (parallel_.attn_dp_size() == 1) {
+          attn_tp(Collective::kAllGather, own);
+        } else {
+          tp(Collective::kAllGather, batch().gathered_rows * model_.hidden);
+        }
+        break;
     }
   }
 
   void trace_postprocess(const LayerLayout& layout) {
     const int64_t own = rows() * model_.hidden;
     if (layout.mlp == Layout::kFull) {
+      const bool scattered = layout.output == Layout::kScattered;
       if (parallel_.attn_dp_size() == 1) {
-        attn_tp(Collective::kAllReduce, own);
+        attn_tp(scattered ? Collective::kReduceScatter : Collective::kAllReduce, own);
       } else {
         tp(Collective::kReduceScatter, batch().gathered_rows * model_.hidden);
-        attn_tp(Collective::kAllGather, own);
+        if (!scattered) attn_tp(Collective::kAllGather, own);
       }
     } else if (layout.postprocess == Postprocess::kGather) {
       attn_tp(Collective::kAllGather, own);
@@ -155,6 +165,7 @@ class Tracer {
   void trace_logits(int64_t pass) {
     const int64_t n = parallel_.tp_size;
     const int64_t t = parallel_.attn_tp_size();
+    if (plan_.layernorm_sp) attn_tp(Collective::kAllReduce, logit_rows(dp_rank_, pass) * model_.hidden);
     if (parallel_.attn_dp_size() > 1 && !parallel_.enable_dp_lm_head) {
       int64_t sum = 0;
       for (size_t d = 0; d < plan_.logit_rows.size(); ++d) sum += logit_rows(d, pass);

@@ -47,7 +47,7 @@ struct ModelShape {
 /// after the other); the LM head. P: the micro-batch's rows of the rank's DP rank; t, n: attn_tp_size,
 /// tp_size; G: gathered_rows; H: hidden. dtype is the model's unless said; what has count 0 or a group of one
 /// rank is left out, dispatch and combine excepted: they are called whatever the group.
-///  embedding (layer -1)   all_reduce(attn_tp, P*H)
+///  embedding (layer -1)   all_reduce(attn_tp, P*H); layernorm_sp: reduce_scatter(attn_tp, P*H)
 ///  kPrepareAttn           scattered_to_tp_attn_full: all_gather(attn_tp, P*H)
 ///  kPrepareMlp  simple    nothing
 ///               gather    attn_dp == 1: [input layout SCATTERED: all_gather(attn_tp, P*H) of the residual,]
@@ -55,14 +55,18 @@ struct ModelShape {
 ///                         attn_dp > 1: reduce_scatter(attn_tp, P*H), all_gather(tp, G*H); the residual is
 ///                         added to the slice between them, so it is never gathered on its own
 ///               scatter   reduce_scatter(attn_tp, P*H)
+///               gather_hidden_states: reduce_scatter(attn_tp, P*H); then normed rows: attn_dp == 1:
+///                         all_gather(attn_tp, P*H), attn_dp > 1: all_gather(tp, G*H)
 ///  kDispatchA             dispatch(tp, C*n*H) of chunk 0; C: the dispatch mode's chunk rows
 ///  kExperts (dispatched)  for chunks 0 .. expert_chunks - 2: combine of it, dispatch of the next
 ///  kCombineA              combine(tp, C*n*H) of the last chunk
 ///  kPostprocess FFN is FULL: the sum that it owes: attn_dp == 1: all_reduce(attn_tp, P*H), although its name
 ///  is
-///                         trivial; attn_dp > 1: reduce_scatter(tp, G*H), all_gather(attn_tp, P*H)
+///                         trivial; attn_dp > 1: reduce_scatter(tp, G*H), all_gather(attn_tp, P*H);
+///                         output SCATTERED: the reduce_scatter alone, attn_dp == 1: (attn_tp, P*H)
 ///               gather    all_gather(attn_tp, P*H)
 ///  LM head (layer -1, micro-batch 0), each pass c of logit_chunks, L_d = rows of DP rank d in it:
+///    layernorm_sp: all_reduce(attn_tp, L_d * H): each row comes from the rank that has it
 ///    attn_dp > 1, no DP LM head: all_gather(tp, sum L_d * H); all_gather(tp, f32, n * sum L_d * ceil(vocab /
 ///    n)) else: all_gather(attn_tp, f32, t * L_d * ceil(vocab / t)) with the rank's own L_d
 std::vector<CollectiveRecord> step_trace(const StepPlan& plan, const PlanConfig& config,

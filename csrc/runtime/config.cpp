@@ -52,6 +52,7 @@ plan::ParallelConfig resolve_parallel(const RuntimeConfig& c) {
   p.moe_dense_tp_size = c.moe_dense_tp_size.value_or(0);
   p.enable_dp_lm_head = c.enable_dp_lm_head;
   p.enable_two_batch_overlap = c.enable_two_batch_overlap;
+  p.enable_layernorm_sp = c.enable_layernorm_sp;
   p.validate();
   return p;
 }

@@ -26,6 +26,7 @@ struct RuntimeConfig {
   std::optional<int> moe_dense_tp_size;
   bool enable_dp_lm_head = false;
   bool enable_two_batch_overlap = false;
+  bool enable_layernorm_sp = false;
   double tbo_token_distribution_threshold = 0.48;
   std::string tbo_policy = "any";          // any, sglang
   std::string tbo_gate = "auto";           // auto, always

@@ -28,6 +28,7 @@ class RuntimeConfig:
         moe_dense_tp_size: int | None = None,
         enable_dp_lm_head: bool = False,
         enable_two_batch_overlap: bool = False,
+        enable_layernorm_sp: bool = False,
         tbo_token_distribution_threshold: float = 0.48,
         tbo_policy: str = "any",  # any, sglang
         tbo_gate: str = "auto",  # auto, always
@@ -213,6 +214,7 @@ class ParallelConfig:
         moe_dense_tp_size: int | None = None,
         enable_dp_lm_head: bool = False,
         enable_two_batch_overlap: bool = False,
+        enable_layernorm_sp: bool = False,
     ) -> None: ...
     @property
     def tp_size(self) -> int: ...
@@ -326,6 +328,8 @@ class StepPlan:
     @property
     def dispatch(self) -> str: ...  # none, normal, low_latency
     @property
+    def layernorm_sp(self) -> bool: ...  # rows are scattered over attention TP between parts
+    @property
     def tbo(self) -> bool: ...
     @property
     def no_tbo_reason(self) -> str: ...
@@ -370,7 +374,10 @@ def split(
     num_micro_batches: int,
 ) -> Split | str: ...  # or why not
 def replay_split(bucket: int, num_tokens: int) -> tuple[int, int]: ...
-def layer_layouts(sparse_pattern: Sequence[bool], parallel: ParallelConfig) -> list[LayerLayout]: ...
+def layer_layouts(
+    sparse_pattern: Sequence[bool], parallel: ParallelConfig, layernorm_sp: bool = False
+) -> list[LayerLayout]: ...
+def sequence_parallel_rows(num_tokens: int, tp_size: int) -> list[tuple[int, int, int]]: ...  # begin, end, real
 def stages(
     layouts: Sequence[LayerLayout], schedule: ForwardMode, dispatch: str, has_shared_experts: bool
 ) -> tuple[list[list[tuple[int, str]]], int]: ...

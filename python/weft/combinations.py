@@ -243,6 +243,18 @@ COMBINATIONS: tuple[Refused, ...] = (
         "use 1, the value of --tp-size, or nothing",
     ),
     Refused(
+        ("enable_layernorm_sp", "tp_size"),
+        lambda a: a.enable_layernorm_sp and a.tp_size == 1,
+        "one rank has nobody to share rows with",
+        "give --tp-size 2 or more, or remove --enable-layernorm-sp",
+    ),
+    Refused(
+        ("enable_layernorm_sp", "dp_size", "tp_size"),
+        lambda a: a.enable_layernorm_sp and a.attn_tp_size == 1,
+        "each DP attention group is one rank, so its rows are on one rank already",
+        "lower --dp-size, raise --tp-size, or remove --enable-layernorm-sp",
+    ),
+    Refused(
         ("enable_two_batch_overlap", "moe_a2a_backend", "enable_dp_attention"),
         lambda a: a.enable_two_batch_overlap and a.moe_a2a_backend == "none" and not a.enable_dp_attention,
         "there is no communication to overlap with",

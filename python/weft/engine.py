@@ -329,6 +329,7 @@ class CompiledCore:
             moe_dense_tp_size=args.moe_dense_tp_size,
             enable_dp_lm_head=args.enable_dp_lm_head,
             enable_two_batch_overlap=args.enable_two_batch_overlap,
+            enable_layernorm_sp=args.enable_layernorm_sp,
             tbo_token_distribution_threshold=args.tbo_token_distribution_threshold,
             tbo_policy=args.tbo_policy,
             tbo_gate=args.tbo_gate,

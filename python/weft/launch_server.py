@@ -55,10 +55,14 @@ def describe(config: EngineConfig) -> str:
     buckets = config.graph_batch_sizes()
     ledger = CompiledCore.memory_ledger(config)
     total = sum(size for _, _, size in ledger)
+    layouts = "Layouts of the layers:\n\n" + layouts_table(model_layouts(str(model.path), args.parallel))
+    if args.enable_layernorm_sp:
+        scattered = model_layouts(str(model.path), args.parallel, layernorm_sp=True)
+        layouts += f"\n\nIn steps that prefill (--enable-layernorm-sp):\n\n{layouts_table(scattered)}"
     sections = [
         arguments_table(args, config.resolved()),
         f"Model: {model.architecture}, {model.num_layers} layers, {model.num_experts} experts, {model.dtype}",
-        "Layouts of the layers:\n\n" + layouts_table(model_layouts(str(model.path), args.parallel)),
+        layouts,
         f"A step holds up to {config.scheduler.max_tokens_per_step} rows of a DP rank,"
         f" its KV cache {config.max_total_tokens} tokens.",
         f"Decode graphs of a DP rank: {' '.join(map(str, buckets)) or 'none'}",

@@ -148,6 +148,14 @@ class ServerArgs:
     moe_dense_tp_size: int | None = flag(
         None, "--moe-dense-tp-size", help="width of dense FFNs: 1 or --tp-size (None is --tp-size)", kind=int
     )
+    enable_layernorm_sp: bool = flag(
+        False,
+        "--enable-layernorm-sp",
+        "--enable-sp",
+        "--enable-sp-layernorm",
+        help="in steps that prefill, the ranks of an attention group share residual adds and norms by rows",
+        kind=bool,
+    )
     nnodes: int = flag(1, "--nnodes", help="nodes of the run", kind=int, planned=_NODES)
     node_rank: int = flag(0, "--node-rank", help="number of this node", kind=int, planned=_NODES)
     dist_init_addr: str | None = flag(
@@ -518,6 +526,7 @@ class ServerArgs:
             moe_dense_tp_size=self.moe_dense_tp_size,
             enable_dp_lm_head=self.enable_dp_lm_head,
             enable_two_batch_overlap=self.enable_two_batch_overlap,
+            enable_layernorm_sp=self.enable_layernorm_sp,
         )
 
     def _derive(self, gpu_memory_mib: int | None, given: frozenset[str]) -> dict[str, object]:

@@ -44,6 +44,7 @@ class RandomPlan {
       p.enable_dp_lm_head = true;
     }
     p.enable_two_batch_overlap = chance(0.6);
+    p.enable_layernorm_sp = p.attn_tp_size() > 1 && chance(0.5);
     return p;
   }
 

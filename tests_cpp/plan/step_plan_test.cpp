@@ -127,6 +127,23 @@ TEST(StepPlanTest, RowsAlignToTheAttentionGroupWhereABoundaryShardsThem) {
   EXPECT_EQ(plan.micro_batches[0].gathered_rows, 0);
 }
 
+TEST(StepPlanTest, LayernormSpIsOfStepsThatPrefillAndAlignsTheirRows) {
+  PlanConfig c;
+  c.parallel.tp_size = 4;
+  c.parallel.enable_layernorm_sp = true;
+  for (const ForwardMode mode : {ForwardMode::kExtend, ForwardMode::kMixed}) {
+    const StepPlan plan = make_step_plan({extend(5, mode)}, c);
+    EXPECT_TRUE(plan.layernorm_sp);
+    EXPECT_THAT(plan.micro_batches[0].rows, ElementsAre(8));
+  }
+  for (const RankState& few : {decode(5), verify(1, 5)}) {
+    const StepPlan plan = make_step_plan({few}, c);
+    EXPECT_FALSE(plan.layernorm_sp);
+    EXPECT_THAT(plan.micro_batches[0].rows, ElementsAre(5));
+  }
+  EXPECT_FALSE(make_step_plan({idle()}, c).layernorm_sp);
+}
+
 TEST(StepPlanTest, NothingGatheredMeansEachRankKeepsItsOwnRows) {
   const MicroBatchPlan batch = make_step_plan({decode(3), decode(7)}, dispatched()).micro_batches.at(0);
   EXPECT_EQ(batch.padding, PaddingMode::kNone);
@@ -414,6 +431,7 @@ TEST(PlanHashTest, EveryFieldOfTheConfigurationCounts) {
       [](PlanConfig& c) { c.parallel.moe_dense_tp_size = 1; },
       [](PlanConfig& c) { c.parallel.enable_dp_lm_head = true; },
       [](PlanConfig& c) { c.parallel.enable_two_batch_overlap = true; },
+      [](PlanConfig& c) { c.parallel.enable_layernorm_sp = true; },
       [](PlanConfig& c) { c.tbo_policy = TboPolicy::kSglang; },
       [](PlanConfig& c) { c.tbo_gate = TboGate::kAlways; },
       [](PlanConfig& c) { c.tbo_cost_table = costs(); },
@@ -447,6 +465,7 @@ TEST(PlanHashTest, EveryFieldOfThePlanCounts) {
       [](StepPlan& p) { p.modes[0] = ForwardMode::kIdle; },
       [](StepPlan& p) { p.schedule = ForwardMode::kExtend; },
       [](StepPlan& p) { p.dispatch = DispatchMode::kNormal; },
+      [](StepPlan& p) { p.layernorm_sp = true; },
       [](StepPlan& p) { p.tbo = false; },
       [](StepPlan& p) { p.no_tbo_reason = "x"; },
       [](StepPlan& p) { p.micro_batches.pop_back(); },
@@ -474,7 +493,11 @@ TEST(PlanHashTest, EveryFieldOfThePlanCounts) {
 // What must hold of every plan.
 void expect_sound(const StepPlan& plan, const std::vector<RankState>& states, const PlanConfig& config) {
   const size_t num_ranks = states.size();
-  const int64_t alignment = config.row_alignment();
+  const bool prefills = std::any_of(states.begin(), states.end(), [](const RankState& s) {
+    return s.mode == ForwardMode::kExtend || s.mode == ForwardMode::kMixed;
+  });
+  EXPECT_EQ(plan.layernorm_sp, config.parallel.enable_layernorm_sp && prefills);
+  const int64_t alignment = plan.layernorm_sp ? config.parallel.attn_tp_size() : config.row_alignment();
   ASSERT_EQ(plan.micro_batches.size(), plan.tbo ? 2U : 1U);
   ASSERT_EQ(plan.graph_bucket.size(), num_ranks);
   for (size_t d = 0; d < num_ranks; ++d) {

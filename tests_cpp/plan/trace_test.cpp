@@ -83,6 +83,49 @@ TEST(StepTraceTest, DpAttentionGathersForTheFfnAndForTheLmHead) {
                           "all_gather of 24 f32 in tp, micro-batch 0, layer -1"));
 }
 
+TEST(StepTraceTest, LayernormSpEndsPartsInAReduceScatterAndGathersOnlyTheLogitRows) {
+  ParallelConfig p;
+  p.tp_size = 2;
+  p.enable_layernorm_sp = true;
+  const PlanConfig c = config_of(p);
+  const StepPlan prefill = make_step_plan({rows(ForwardMode::kMixed, 3)}, c);
+  EXPECT_TRUE(prefill.layernorm_sp);
+  EXPECT_EQ(prefill.micro_batches[0].rows[0], 4);
+  EXPECT_THAT(lines(step_trace(prefill, c, one_layer(false), 1)),
+              ElementsAre("reduce_scatter of 256 bf16 in attn_tp, micro-batch 0, layer -1",
+                          "all_gather of 256 bf16 in attn_tp, micro-batch 0, layer 0",
+                          "reduce_scatter of 256 bf16 in attn_tp, micro-batch 0, layer 0",
+                          "all_gather of 256 bf16 in attn_tp, micro-batch 0, layer 0",
+                          "reduce_scatter of 256 bf16 in attn_tp, micro-batch 0, layer 0",
+                          "all_reduce of 64 bf16 in attn_tp, micro-batch 0, layer -1",
+                          "all_gather of 10 f32 in attn_tp, micro-batch 0, layer -1"));
+  const StepPlan decode = make_step_plan({rows(ForwardMode::kDecode, 3)}, c);
+  EXPECT_FALSE(decode.layernorm_sp);
+  EXPECT_EQ(decode.micro_batches[0].rows[0], 3);
+  PlanConfig without = c;
+  without.parallel.enable_layernorm_sp = false;
+  EXPECT_EQ(step_trace(decode, c, one_layer(false), 1), step_trace(decode, without, one_layer(false), 1));
+}
+
+TEST(StepTraceTest, LayernormSpWithDpAttentionGathersNormedRowsOnce) {
+  ParallelConfig p;
+  p.tp_size = 4;
+  p.dp_size = 2;
+  p.enable_dp_attention = p.enable_layernorm_sp = true;
+  const PlanConfig c = config_of(p);
+  // The rank that decodes scatters its rows too: the layouts are the step's.
+  const StepPlan plan = make_step_plan({rows(ForwardMode::kExtend, 5), rows(ForwardMode::kDecode, 2)}, c);
+  EXPECT_THAT(lines(step_trace(plan, c, one_layer(false), 2)),
+              ElementsAre("reduce_scatter of 128 bf16 in attn_tp, micro-batch 0, layer -1",
+                          "all_gather of 128 bf16 in attn_tp, micro-batch 0, layer 0",
+                          "reduce_scatter of 128 bf16 in attn_tp, micro-batch 0, layer 0",
+                          "all_gather of 512 bf16 in tp, micro-batch 0, layer 0",
+                          "reduce_scatter of 512 bf16 in tp, micro-batch 0, layer 0",
+                          "all_reduce of 128 bf16 in attn_tp, micro-batch 0, layer -1",
+                          "all_gather of 192 bf16 in tp, micro-batch 0, layer -1",
+                          "all_gather of 36 f32 in tp, micro-batch 0, layer -1"));
+}
+
 TEST(StepTraceTest, ExpertChunksAlternateDispatchAndCombine) {
   ParallelConfig p;
   p.tp_size = p.dp_size = p.ep_size = 2;
