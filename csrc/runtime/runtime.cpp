@@ -42,8 +42,8 @@ struct Ranks {
   [[nodiscard]] std::unique_ptr<device::Device> make_device(int rank) const {
     device::CpuOptions options{.name = fmt::format("cpu:{}", rank),
                                .num_threads = cores_of_rank(num_cores, config.plan.parallel.tp_size, rank)};
-    if (hooks.device_options) hooks.device_options(rank, options);
-    return device::make_cpu_device(options);
+    return hooks.make_device ? hooks.make_device(rank, std::move(options))
+                             : device::make_cpu_device(std::move(options));
   }
 
   [[nodiscard]] std::unique_ptr<comm::Communicator> make_communicator(int rank, plan::Group group,

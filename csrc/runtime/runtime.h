@@ -25,7 +25,7 @@ namespace weft::runtime {
 struct RuntimeHooks {
   std::optional<model::ModelConfig> model;       // instead of model_path's config.json
   std::shared_ptr<model::WeightSource> weights;  // instead of what load_format says
-  std::function<void(int rank, device::CpuOptions& options)> device_options;
+  std::function<std::unique_ptr<device::Device>(int rank, device::CpuOptions)> make_device;
   std::function<std::unique_ptr<comm::Communicator>(int rank, plan::Group group, int channel,
                                                     std::unique_ptr<comm::Communicator>)>
       wrap_communicator;

@@ -1,55 +1,51 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
+#include <string>
+#include <vector>
 
-#include "exec/generation.h"
+#include "support/generation.h"
+#include "support/tiny_model.h"
 
-namespace weft::exec::testing {
+namespace weft::exec {
 namespace {
 
-using plan::A2aBackend;
-using plan::DeepEpMode;
+using test::dispatched_config;
+using test::Generated;
 
 struct Layout {
   std::string name;
-  plan::ParallelConfig parallel;
+  runtime::RuntimeConfig config;
   bool graphs = false;
   bool mixed = false;
   int64_t chunk = 16;
-  int64_t page_size = 1;
-  int64_t normal_rows = 64;
-  plan::TboPolicy policy = plan::TboPolicy::kAny;
 };
+void PrintTo(const Layout& layout, std::ostream* out) { *out << layout.name; }
 
-plan::ParallelConfig parallel(int tp, int dp, int ep = 1, bool deepep = false, bool tbo = false) {
-  plan::ParallelConfig p;
-  p.tp_size = tp;
-  p.dp_size = dp;
-  p.enable_dp_attention = dp > 1;
-  p.ep_size = deepep ? tp : ep;
-  p.a2a_backend = deepep ? A2aBackend::kDeepEp : A2aBackend::kNone;
-  p.enable_two_batch_overlap = tbo;
-  return p;
+runtime::RuntimeConfig parallel(int tp, int dp, int ep = 1, bool tbo = false) {
+  auto config = test::tiny_config(tp, dp);
+  config.ep_size = ep;
+  config.enable_two_batch_overlap = tbo;
+  return config;
 }
 
-ScriptOptions options_for(const char* config, const Layout& layout) {
-  ScriptOptions options;
-  options.config_json = config;
-  options.parallel = layout.parallel;
-  options.tbo_policy = layout.policy;
-  options.page_size = layout.page_size;
-  options.normal_chunk_rows = layout.normal_rows;
+std::map<int64_t, Generated> run(const char* model, const Layout& layout) {
+  test::TinyModel tiny(model, layout.config);
   if (layout.graphs) {
-    options.graph_buckets =
-        layout.parallel.enable_two_batch_overlap ? std::vector<int64_t>{8, 16} : std::vector<int64_t>{4, 8};
+    tiny.config.graph_batch_sizes =
+        layout.config.enable_two_batch_overlap ? std::vector<int64_t>{8, 16} : std::vector<int64_t>{4, 8};
   }
-  return options;
-}
-
-std::map<int64_t, Generated> run(const char* config, const Layout& layout) {
-  ScriptedModel model(options_for(config, layout));
-  const Script script{.chunk = layout.chunk, .mixed = layout.mixed};
-  return generate(model, script, layout.parallel.attn_dp_size());
+  runtime::Runtime runtime(tiny.config, tiny.hooks);
+  auto results = test::generate(runtime, test::made_up_requests(tiny), tiny.config.dp_size,
+                                {.chunk = layout.chunk, .mixed = layout.mixed});
+  const auto stats = runtime.stats();
+  for (const auto& rank : stats.ranks) {
+    EXPECT_EQ(rank.graph_replays > 0, layout.graphs);
+    EXPECT_EQ(rank.tbo_steps > 0, layout.config.enable_two_batch_overlap);
+    EXPECT_EQ(rank.dispatched_rows > 0, layout.config.moe_a2a_backend == "deepep");
+  }
+  return results;
 }
 
 void expect_close(const std::map<int64_t, Generated>& actual, const std::map<int64_t, Generated>& expected) {
@@ -71,7 +67,6 @@ void expect_close(const std::map<int64_t, Generated>& actual, const std::map<int
 std::vector<Layout> layouts() {
   std::vector<Layout> all = {
       {"chunked", parallel(1, 1), false, false, 7},
-      {"pages", parallel(1, 1), false, true, 16, 16},
       {"graphs", parallel(1, 1), true},
       {"tp2", parallel(2, 1)},
       {"tp4_graphs_mixed", parallel(4, 1), true, true},
@@ -80,54 +75,51 @@ std::vector<Layout> layouts() {
       {"dp2_graphs_mixed", parallel(2, 2), true, true},
       {"tp4_dp2", parallel(4, 2), true, true},
       {"tp4_dp2_ep2", parallel(4, 2, 2), true, true},
-      {"dp2_tbo", parallel(2, 2, 1, false, true), true, true},
-      {"tp4_dp2_tbo", parallel(4, 2, 1, false, true), true, true},
-      {"tp2_deepep", parallel(2, 1, 2, true), true, true},
-      {"dp2_deepep", parallel(2, 2, 2, true), true, true},
-      {"tp4_dp2_deepep", parallel(4, 2, 4, true), true, true},
-      {"tp4_dp2_deepep_tbo", parallel(4, 2, 4, true, true), true, true},
-      {"dp4_deepep_tbo", parallel(4, 4, 4, true, true), true, true},
-      {"tp4_dp2_deepep_chunks", parallel(4, 2, 4, true, true), false, true, 16, 1, 3},
-      {"tp4_dp2_deepep_tbo_sglang", parallel(4, 2, 4, true, true), true, true, 16, 1, 64,
-       plan::TboPolicy::kSglang},
+      {"dp2_tbo", parallel(2, 2, 1, true), true, true},
+      {"tp4_dp2_tbo", parallel(4, 2, 1, true), true, true},
+      {"tp2_deepep", dispatched_config(2, 1, false), true, true},
+      {"dp2_deepep", dispatched_config(2, 2, false), true, true},
+      {"tp4_dp2_deepep", dispatched_config(4, 2, false), true, true},
+      {"tp4_dp2_deepep_tbo", dispatched_config(4, 2), true, true},
+      {"dp4_deepep_tbo", dispatched_config(4, 4), true, true},
   };
-  Layout dense_1{"tp4_dp2_deepep_dense1", parallel(4, 2, 4, true, true), true, true};
-  dense_1.parallel.moe_dense_tp_size = 1;
-  all.push_back(dense_1);
-  dense_1.name = "dp4_deepep_dense1_own_buckets";
-  dense_1.parallel = parallel(4, 4, 4, true, true);
-  dense_1.parallel.moe_dense_tp_size = 1;
-  dense_1.parallel.enable_dp_lm_head = true;
-  all.push_back(dense_1);
-  Layout dense_none{"tp4_dp2_dense1_gathered", parallel(4, 2), true, true};
-  dense_none.parallel.moe_dense_tp_size = 1;
-  all.push_back(dense_none);
-  Layout lm_head{"tp4_dp2_lm_head", parallel(4, 2), true, true};
-  lm_head.parallel.enable_dp_lm_head = true;
-  all.push_back(lm_head);
-  Layout low{"tp4_dp2_low_latency", parallel(4, 2, 4, true, true), true, true};
-  low.parallel.deepep_mode = DeepEpMode::kLowLatency;
-  all.push_back(low);
-  Layout normal{"tp4_dp2_normal", parallel(4, 2, 4, true, true), true, true};
-  normal.parallel.deepep_mode = DeepEpMode::kNormal;
-  all.push_back(normal);
+  const auto add = [&](const char* name, runtime::RuntimeConfig config, auto&& change, bool graphs = true) {
+    change(config);
+    all.push_back({name, std::move(config), graphs, true});
+  };
+  add("pages_of_one", parallel(1, 1), [](auto& c) { c.page_size = 1; });
+  add("pages_of_sixteen", parallel(4, 2), [](auto& c) { c.page_size = 16; });
+  add(
+      "tp4_dp2_deepep_chunks", dispatched_config(4, 2), [](auto& c) { c.dispatch_chunk_rows = 3; }, false);
+  add("tp4_dp2_deepep_tbo_sglang", dispatched_config(4, 2), [](auto& c) { c.tbo_policy = "sglang"; });
+  add("tp4_dp2_deepep_dense1", dispatched_config(4, 2), [](auto& c) { c.moe_dense_tp_size = 1; });
+  add("dp4_deepep_dense1_own_buckets", dispatched_config(4, 4), [](auto& c) {
+    c.moe_dense_tp_size = 1;
+    c.enable_dp_lm_head = true;
+  });
+  add("tp4_dp2_dense1_gathered", parallel(4, 2), [](auto& c) { c.moe_dense_tp_size = 1; });
+  add("tp4_dp2_lm_head", parallel(4, 2), [](auto& c) { c.enable_dp_lm_head = true; });
+  add("tp4_dp2_low_latency", dispatched_config(4, 2), [](auto& c) { c.deepep_mode = "low_latency"; });
+  // Normal dispatch is never captured.
+  add(
+      "tp4_dp2_normal", dispatched_config(4, 2), [](auto& c) { c.deepep_mode = "normal"; }, false);
   return all;
 }
 
-class LayoutParityTest : public ::testing::TestWithParam<Layout> {};
+class LayoutParityTest : public testing::TestWithParam<Layout> {};
 
 TEST_P(LayoutParityTest, DeepseekGivesWhatOneRankGives) {
-  static const auto reference = run(kDeepseekV3, {"one", parallel(1, 1), false, false, 64});
-  expect_close(run(kDeepseekV3, GetParam()), reference);
+  static const auto reference = run(test::kDeepseekV3, {"one", parallel(1, 1), false, false, 64});
+  expect_close(run(test::kDeepseekV3, GetParam()), reference);
 }
 
 TEST_P(LayoutParityTest, QwenGivesWhatOneRankGives) {
-  static const auto reference = run(kQwen3Moe, {"one", parallel(1, 1), false, false, 64});
-  expect_close(run(kQwen3Moe, GetParam()), reference);
+  static const auto reference = run(test::kQwen3Moe, {"one", parallel(1, 1), false, false, 64});
+  expect_close(run(test::kQwen3Moe, GetParam()), reference);
 }
 
-INSTANTIATE_TEST_SUITE_P(Layouts, LayoutParityTest, ::testing::ValuesIn(layouts()),
+INSTANTIATE_TEST_SUITE_P(Layouts, LayoutParityTest, testing::ValuesIn(layouts()),
                          [](const auto& layout) { return layout.param.name; });
 
 }  // namespace
-}  // namespace weft::exec::testing
+}  // namespace weft::exec

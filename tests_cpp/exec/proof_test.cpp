@@ -6,84 +6,78 @@
 #include <thread>
 
 #include "base/error.h"
-#include "exec/generation.h"
+#include "support/generation.h"
+#include "support/tiny_model.h"
 
-namespace weft::exec::testing {
+namespace weft::exec {
 namespace {
 
-using ::testing::AnyOf;
-using ::testing::HasSubstr;
+using test::Generated;
+using test::made_up_requests;
+using test::TinyModel;
+using testing::AnyOf;
+using testing::HasSubstr;
 
-plan::ParallelConfig overlapped(int tp, int dp) {
-  plan::ParallelConfig p;
-  p.tp_size = tp;
-  p.dp_size = dp;
-  p.enable_dp_attention = dp > 1;
-  p.ep_size = tp;
-  p.a2a_backend = plan::A2aBackend::kDeepEp;
-  p.enable_two_batch_overlap = true;
-  return p;
+std::map<int64_t, Generated> generate(runtime::Runtime& runtime, const TinyModel& model,
+                                      std::vector<runtime::Admission> requests,
+                                      const test::Schedule& schedule = {.mixed = true}) {
+  return test::generate(runtime, std::move(requests), model.config.dp_size, schedule);
 }
 
-ScriptOptions overlapped_options(int tp = 4, int dp = 2) {
-  ScriptOptions options;
-  options.config_json = kDeepseekV3;
-  options.parallel = overlapped(tp, dp);
-  options.page_size = 4;
-  return options;
+std::map<int64_t, Generated> run(const TinyModel& model) {
+  runtime::Runtime runtime(model.config, model.hooks);
+  return generate(runtime, model, made_up_requests(model));
 }
 
-std::map<int64_t, Generated> run(const ScriptOptions& options, const Script& script = {.mixed = true}) {
-  ScriptedModel model(options);
-  return generate(model, script, options.parallel.attn_dp_size());
+TEST(SameBitsTest, OfARepeatedRun) {
+  const TinyModel model(test::kDeepseekV3);
+  EXPECT_EQ(run(model), run(model));
 }
-
-TEST(SameBitsTest, OfARepeatedRun) { EXPECT_EQ(run(overlapped_options()), run(overlapped_options())); }
 
 TEST(SameBitsTest, OfGraphAndEagerAndOfMorePadding) {
-  auto options = overlapped_options();
-  const auto eager = run(options);
-  options.graph_buckets = {4, 8};
-  EXPECT_EQ(run(options), eager);
-  options.graph_buckets = {16};  // every decode step is padded to it
-  EXPECT_EQ(run(options), eager);
+  TinyModel model(test::kDeepseekV3);
+  const auto eager = run(model);
+  model.config.graph_batch_sizes = {4, 8};
+  EXPECT_EQ(run(model), eager);
+  model.config.graph_batch_sizes = {16};  // every decode step is padded to it
+  EXPECT_EQ(run(model), eager);
 }
 
 TEST(SameBitsTest, OfGatheredRowsPaddedByGraphs) {
-  auto options = overlapped_options();
-  options.parallel.a2a_backend = plan::A2aBackend::kNone;
-  options.parallel.ep_size = 1;
-  const auto eager = run(options);
-  options.graph_buckets = {16};
-  EXPECT_EQ(run(options), eager);
+  TinyModel model(test::kDeepseekV3);
+  model.config.moe_a2a_backend = "none";
+  model.config.ep_size = 1;
+  const auto eager = run(model);
+  model.config.graph_batch_sizes = {16};
+  EXPECT_EQ(run(model), eager);
 }
 
 TEST(SameBitsTest, OfRandomLegalOrders) {
-  const auto in_order = run(overlapped_options());
+  const auto in_order = run(TinyModel(test::kDeepseekV3));
   for (uint64_t seed = 1; seed <= 8; ++seed) {
-    auto options = overlapped_options();
-    options.device_options = [seed](int rank, device::CpuOptions device_options) {
-      device_options.random_order = seed * 10 + static_cast<uint64_t>(rank);
-      return device_options;
+    TinyModel model(test::kDeepseekV3);
+    model.hooks.make_device = [seed](int rank, device::CpuOptions options) {
+      options.random_order = seed * 10 + static_cast<uint64_t>(rank);
+      return device::make_cpu_device(options);
     };
-    if (seed % 2 == 0) options.graph_buckets = {4, 8};
-    EXPECT_EQ(run(options), in_order) << "seed " << seed;
+    if (seed % 2 == 0) model.config.graph_batch_sizes = {4, 8};
+    EXPECT_EQ(run(model), in_order) << "seed " << seed;
   }
 }
 
 TEST(SameBitsTest, WithNanInPaddingWorkspacesAndUnusedPages) {
   for (const bool dispatched : {true, false}) {
     for (const bool graphs : {false, true}) {
-      auto options = overlapped_options();
+      TinyModel model(test::kDeepseekV3);
       if (!dispatched) {
-        options.parallel.a2a_backend = plan::A2aBackend::kNone;
-        options.parallel.ep_size = 1;
+        model.config.moe_a2a_backend = "none";
+        model.config.ep_size = 1;
       }
-      if (graphs) options.graph_buckets = {8, 16};
-      const auto clean = run(options);
-      options.poison = true;
-      EXPECT_EQ(run(options), clean) << (dispatched ? "dispatched" : "gathered")
-                                     << (graphs ? " graphs" : " eager");
+      if (graphs) model.config.graph_batch_sizes = {8, 16};
+      const auto clean = run(model);
+      model.config.poison = true;
+      EXPECT_EQ(run(model), clean) << (dispatched ? "dispatched" : "gathered")
+                                   << (graphs ? " graphs" : " eager");
     }
   }
 }
@@ -136,26 +130,27 @@ class HoldingDispatcher final : public comm::Dispatcher {
 TEST(OverlapProofTest, SecondMicroBatchComputesWhileTheFirstOnesDispatchIsHeld) {
   Hold hold;
   std::atomic<int> calls{0};
-  auto options = overlapped_options();
-  options.wrap_peers = [&](int rank, RankPeers peers) {
-    if (rank == 0) {
-      // Micro-batch 0 dispatches first, so the first call of either dispatcher is its own.
-      peers.wrap_dispatcher = [&](std::unique_ptr<comm::Dispatcher> inner) {
-        return std::make_unique<HoldingDispatcher>(std::move(inner), &hold, &calls);
-      };
-    }
-    return peers;
+  TinyModel model(test::kDeepseekV3);
+  model.hooks.wrap_dispatcher = [&](int rank, std::unique_ptr<comm::Dispatcher> inner) {
+    // Micro-batch 0 dispatches first, so the first call of either dispatcher is its own.
+    return std::make_unique<HoldingDispatcher>(std::move(inner), rank == 0 ? &hold : nullptr, &calls);
   };
-  ScriptedModel model(options);
-  model.device(0).start_trace();
-  std::thread generation([&] { generate(model, {.mixed = true}, 2); });
+  device::Device* device = nullptr;
+  model.hooks.make_device = [&](int rank, device::CpuOptions options) {
+    auto made = device::make_cpu_device(std::move(options));
+    if (rank == 0) device = made.get();
+    return made;
+  };
+  runtime::Runtime runtime(model.config, model.hooks);
+  device->start_trace();
+  std::thread generation([&] { generate(runtime, model, made_up_requests(model)); });
   bool second_routed = false;
   bool first_dispatched = false;
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(8);
   while (!second_routed && std::chrono::steady_clock::now() < deadline) {
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
-    const auto spans = model.device(0).take_trace();
-    model.device(0).start_trace();
+    const auto spans = device->take_trace();
+    device->start_trace();
     for (const auto& span : spans) {
       if (span.name == "dispatch") first_dispatched = true;
       // Attention and routing of micro-batch 1: its compute up to its own dispatch.
@@ -171,55 +166,20 @@ TEST(OverlapProofTest, SecondMicroBatchComputesWhileTheFirstOnesDispatchIsHeld) 
 
 TEST(OverlapProofTest, ReplayRunsNoStageCode) {
   std::atomic<int> calls{0};
-  auto options = overlapped_options();
-  options.graph_buckets = {8};
-  options.wrap_peers = [&](int, RankPeers peers) {
-    peers.wrap_dispatcher = [&](std::unique_ptr<comm::Dispatcher> inner) {
-      return std::make_unique<HoldingDispatcher>(std::move(inner), nullptr, &calls);
-    };
-    return peers;
+  TinyModel model(test::kDeepseekV3);
+  model.config.graph_batch_sizes = {8};
+  model.hooks.wrap_dispatcher = [&](int, std::unique_ptr<comm::Dispatcher> inner) {
+    return std::make_unique<HoldingDispatcher>(std::move(inner), nullptr, &calls);
   };
-  ScriptedModel model(options);
-  Script script{.num_requests = 2, .new_tokens = 4};
-  generate(model, script, 2);
+  runtime::Runtime runtime(model.config, model.hooks);
+  generate(runtime, model, made_up_requests(model, 2, 0, 4), {});
   const int short_calls = calls;
-  const auto before = model.pipeline().stats().ranks[0].graph_replays;
+  const auto before = runtime.stats().ranks[0].graph_replays;
   EXPECT_GT(before, 0);
-  script.new_tokens = 40;
-  generate(model, script, 2);
+  generate(runtime, model, made_up_requests(model, 2, 0, 40), {});
   // The second generation has the same prefills and 36 more decode steps, all of them replays.
-  EXPECT_GE(model.pipeline().stats().ranks[0].graph_replays, before + 36);
+  EXPECT_GE(runtime.stats().ranks[0].graph_replays, before + 36);
   EXPECT_LT(calls - short_calls, short_calls + 1);
-}
-
-TEST(FaultTest, AThrowingOpEndsTheStepNamingRankAndOp) {
-  auto options = overlapped_options();
-  options.graph_buckets = {8};
-  int64_t num_ops = 0;
-  {
-    ScriptedModel model(options);
-    generate(model, {.mixed = true}, 2);
-    num_ops = device::cpu_num_ops(model.device(1));
-  }
-  ASSERT_GT(num_ops, 500);
-  for (int64_t op = num_ops / 50; op < num_ops; op += num_ops / 23) {
-    options.device_options = [op](int rank, device::CpuOptions device_options) {
-      if (rank == 1) device_options.fail_op = op;
-      return device_options;
-    };
-    ScriptedModel model(options);
-    try {
-      generate(model, {.mixed = true}, 2);
-      FAIL() << "op " << op << " did not fail";
-    } catch (const Error& error) {
-      EXPECT_THAT(error.what(), HasSubstr("cpu:1"));
-      EXPECT_THAT(error.what(), HasSubstr("op '"));
-      EXPECT_THAT(error.what(), HasSubstr("was told to fail"));
-    }
-    const auto start = std::chrono::steady_clock::now();
-    model.pipeline().close();
-    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(2));
-  }
 }
 
 TEST(CheckedBuildTest, EachRemovedWaitOfTheScheduleIsCaught) {
@@ -227,28 +187,33 @@ TEST(CheckedBuildTest, EachRemovedWaitOfTheScheduleIsCaught) {
   GTEST_SKIP() << "needs a build with WEFT_CHECKED";
 #else
   for (const bool graphs : {false, true}) {
-    auto options = overlapped_options();
-    options.parallel = overlapped(2, 2);
-    if (graphs) options.graph_buckets = {4, 8};
+    TinyModel model(test::kDeepseekV3, test::dispatched_config(2, 2));
+    if (graphs) model.config.graph_batch_sizes = {4, 8};
     // Every step has rows in both micro-batches of rank 0: a wait for nobody's rows orders nothing.
-    const Script script{.num_requests = 4, .first_request = 2, .new_tokens = 2, .overlap = false};
-    std::map<int64_t, Generated> right;
+    const auto run_once = [&](const std::function<void(int rank, device::CpuOptions&)>& change,
+                              int64_t* num_waits) {
+      device::Device* device = nullptr;
+      model.hooks.make_device = [&](int rank, device::CpuOptions options) {
+        change(rank, options);
+        auto made = device::make_cpu_device(std::move(options));
+        if (rank == 0) device = made.get();
+        return made;
+      };
+      runtime::Runtime runtime(model.config, model.hooks);
+      auto results = generate(runtime, model, made_up_requests(model, 4, 2, 2), {.overlap = false});
+      if (num_waits != nullptr) *num_waits = device::cpu_num_waits(*device);
+      return results;
+    };
     int64_t num_waits = 0;
-    {
-      ScriptedModel model(options);
-      right = generate(model, script, 2);
-      num_waits = device::cpu_num_waits(model.device(0));
-    }
+    const auto right = run_once([](int, device::CpuOptions&) {}, &num_waits);
     ASSERT_GT(num_waits, 20);
     std::vector<int64_t> missed;
     for (int64_t wait = 0; wait < num_waits; ++wait) {
-      options.device_options = [wait](int rank, device::CpuOptions device_options) {
-        if (rank == 0) device_options.drop_wait = wait;
-        return device_options;
-      };
       try {
-        ScriptedModel model(options);
-        generate(model, script, 2);
+        const auto drop = [&](int rank, device::CpuOptions& options) {
+          if (rank == 0) options.drop_wait = wait;
+        };
+        run_once(drop, nullptr);
         missed.push_back(wait);
       } catch (const Error& error) {
         // A stream that should have joined a capture and did not is caught before any order is looked at.
@@ -260,12 +225,11 @@ TEST(CheckedBuildTest, EachRemovedWaitOfTheScheduleIsCaught) {
     EXPECT_LE(missed.size(), 2U) << "of " << num_waits;
     for (const int64_t wait : missed) {
       for (uint64_t seed = 1; seed <= 5; ++seed) {
-        options.device_options = [wait, seed](int rank, device::CpuOptions device_options) {
-          if (rank == 0) device_options.drop_wait = wait;
-          device_options.random_order = seed;
-          return device_options;
+        const auto drop_and_shuffle = [&](int rank, device::CpuOptions& options) {
+          if (rank == 0) options.drop_wait = wait;
+          options.random_order = seed;
         };
-        EXPECT_EQ(run(options, script), right) << "wait " << wait << ", seed " << seed;
+        EXPECT_EQ(run_once(drop_and_shuffle, nullptr), right) << "wait " << wait << ", seed " << seed;
       }
     }
   }
@@ -273,4 +237,4 @@ TEST(CheckedBuildTest, EachRemovedWaitOfTheScheduleIsCaught) {
 }
 
 }  // namespace
-}  // namespace weft::exec::testing
+}  // namespace weft::exec

@@ -27,7 +27,7 @@ namespace {
 constexpr double kUnharmed = 0.95;
 constexpr double kHarmed = kUnharmed - 0.20;
 
-// Checked and sanitizer builds are ten times slower: there one seed and few problems, which still run every
+// Checked and sanitizer builds are many times slower: there one seed of few problems, which still runs every
 // decorator below.
 #if defined(WEFT_CHECKED) || defined(__SANITIZE_THREAD__)
 constexpr int kSeeds = 1;
