@@ -3,7 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
 #include <functional>
+#include <optional>
 
 #include "pipeline_fixture.h"
 #include "runtime/cores.h"
@@ -121,6 +124,24 @@ TEST(CoresTest, AreDividedAndEachRankHasOne) {
   EXPECT_EQ(cores_of_rank(7, 3, 1), 2);
   EXPECT_EQ(cores_of_rank(7, 3, 2), 2);
   EXPECT_EQ(cores_of_rank(2, 4, 3), 1);
+}
+
+TEST(CoresTest, TheLeastQuotaOfAGroupAndItsParentsCounts) {
+  namespace fs = std::filesystem;
+  const fs::path root = fs::path(testing::TempDir()) / "cgroup";
+  const auto write = [](const fs::path& level, const char* quota) {
+    fs::create_directories(level);
+    std::ofstream(level / "cpu.max") << quota << "\n";
+  };
+  write(root / "a" / "b", "450000 100000");
+  EXPECT_EQ(quota_cores(root, "/a/b"), 5);
+  write(root / "a", "150000 100000");
+  EXPECT_EQ(quota_cores(root, "/a/b"), 2) << "a parent's quota binds its children";
+  EXPECT_EQ(quota_cores(root, "/"), std::nullopt);
+  write(root, "max 100000");
+  EXPECT_EQ(quota_cores(root, "/a/b/gone"), 2);
+  EXPECT_EQ(quota_cores(root, "/../a"), std::nullopt);
+  fs::remove_all(root);
 }
 
 }  // namespace
