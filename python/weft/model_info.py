@@ -14,6 +14,8 @@ from weft.server_args import DEMO_MODEL
 
 # DeepSeek; Qwen on the hub; Qwen as transformers 5 writes it.
 _EXPERT_COUNTS = ("n_routed_experts", "num_experts", "num_local_experts")
+# Of a config.json without head_dim; the others divide the hidden size by the heads.
+_DEFAULT_HEAD_DIM = {"Qwen3ForCausalLM": 128}
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def read_model_info(model_path: str) -> ModelInfo:
         num_layers=_int(config, "num_hidden_layers"),
         num_attention_heads=heads,
         num_key_value_heads=_int(config, "num_key_value_heads", heads),
-        head_dim=_int(config, "head_dim", hidden // heads),
+        head_dim=_int(config, "head_dim", _DEFAULT_HEAD_DIM.get(architectures[0], hidden // max(1, heads))),
         kv_lora_rank=_int(config, "kv_lora_rank", 0),
         qk_rope_head_dim=_int(config, "qk_rope_head_dim", 0),
         num_experts=max(_int(config, key, 0) for key in _EXPERT_COUNTS),
