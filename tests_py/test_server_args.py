@@ -6,6 +6,7 @@ import pytest
 
 from conftest import write_config
 from weft.combinations import COMBINATIONS, DERIVED_COMBINATIONS, RANGES
+from weft.engine import CompiledCore
 from weft.engine_config import resolve
 from weft.errors import WeftError
 from weft.flags import human_readable_int
@@ -172,7 +173,7 @@ REFUSED = [
     ("--tp 3 --dp 2 --enable-dp-attention", "--tp-size 3 with --dp-size 2"),
     ("--tp 3 --nnodes 2", "--tp-size 3 with --nnodes 2"),
     ("--tp 2 --node-rank 1", "--node-rank 1 with --nnodes 1"),
-    ("--tp 2 --nnodes 2", "--nnodes 2 with --dist-init-addr None"),
+    ("--tp 2 --nnodes 2", "--nnodes 2 with no --dist-init-addr"),
     ("--tp 4 --ep 2 --moe-a2a-backend deepep", "--moe-a2a-backend deepep with --ep-size 2"),
     ("--tp 4 --ep 3", "--tp-size 4 with --ep-size 3"),
     ("--tp 4 --ep 8", "--tp-size 4 with --ep-size 8"),
@@ -215,10 +216,10 @@ REFUSED = [
     ("--tp 4 --dp 4 --enable-dp-attention --chunked-prefill-size 3", "--chunked-prefill-size 3 with --dp-size 4"),
     ("--max-prefill-tokens 9 --chunked-prefill-size -1", "--max-prefill-tokens 9 with --chunked-prefill-size -1"),
     ("--max-prefill-tokens 9 --chunked-prefill-size 10", "--max-prefill-tokens 9 with --chunked-prefill-size 10"),
-    ("--speculative-num-steps 3", "--speculative-num-steps 3 with --speculative-algorithm None"),
-    ("--speculative-eagle-topk 1", "--speculative-eagle-topk 1 with --speculative-algorithm None"),
-    ("--speculative-num-draft-tokens 4", "--speculative-num-draft-tokens 4 with --speculative-algorithm None"),
-    ("--speculative-draft-model-path d", "--speculative-draft-model-path d with --speculative-algorithm None"),
+    ("--speculative-num-steps 3", "--speculative-num-steps 3 with no --speculative-algorithm"),
+    ("--speculative-eagle-topk 1", "--speculative-eagle-topk 1 with no --speculative-algorithm"),
+    ("--speculative-num-draft-tokens 4", "--speculative-num-draft-tokens 4 with no --speculative-algorithm"),
+    ("--speculative-draft-model-path d", "--speculative-draft-model-path d with no --speculative-algorithm"),
     ("--load-balance-method follow_bootstrap_room", "follow_bootstrap_room with --disaggregation-mode null"),
     (
         "--load-balance-method total_tokens --disaggregation-mode prefill",
@@ -453,6 +454,26 @@ def test_eos_ids_of_both_files_count(fake_model, tmp_path):
 def test_experts_are_counted_under_any_name(tmp_path, key):
     write_config(tmp_path, **{"n_routed_experts": None, key: 6})
     assert resolved(str(tmp_path)).model.num_experts == 6
+
+
+@pytest.mark.parametrize(("architecture", "head_dim"), [("Qwen3ForCausalLM", 128), ("Qwen3MoeForCausalLM", 16)])
+def test_without_head_dim_the_cache_is_as_large_as_the_cores(tmp_path, architecture, head_dim):
+    moe = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
+    write_config(
+        tmp_path,
+        architectures=[architecture],
+        kv_lora_rank=None,
+        n_routed_experts=None,
+        intermediate_size=64,
+        rms_norm_eps=1e-6,
+        rope_theta=1e4,
+        **(moe if "Moe" in architecture else {}),
+    )
+    config = resolved(str(tmp_path), "--max-total-tokens 64 --skip-tokenizer-init")
+    cache = sum(size for _, name, size in CompiledCore.memory_ledger(config) if name.startswith("kv"))
+    assert config.model.head_dim == head_dim
+    assert cache >= 64 * config.model.kv_bytes_per_token(1, "auto")
+    assert cache < 68 * config.model.kv_bytes_per_token(1, "auto")
 
 
 def test_a_missing_model_is_named(tmp_path):

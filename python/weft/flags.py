@@ -66,9 +66,12 @@ class Flag:
         """The flag with its value, as on a command line."""
         if self.kind is bool:
             return self.name if value else f"no {self.name}"
+        if value is None:
+            return f"no {self.name}"
         if isinstance(value, tuple):
             return " ".join([self.name, *map(str, value)])
-        return f"{self.name} {value!r}" if value in ("", None) else f"{self.name} {value}"
+        plain = not isinstance(value, str) or re.fullmatch(r"[\w./:,+@=~-]+", value, re.ASCII)
+        return f"{self.name} {value}" if plain else f"{self.name} {value!r}"
 
     def why_lacking(self, value: object) -> str | None:
         """Why weft does not have `value`, one of SGLang's choices; None if that is not so."""

@@ -225,9 +225,9 @@ REFUSED_FLAGS: tuple[RefusedFlags, ...] = (
         "weft returns tokens, text and log-probabilities; remove it",
         "--enable-return-hidden-states --enable-return-routed-experts",
     ),
-    _refused("other", "give the flags on the command line", "--config"),
-    _refused("other", "bind the whole process, with numactl or taskset", "--numa-node"),
-    _refused("other", "close the Engine, or use it as a context manager", "--custom-sigquit-handler"),
+    _refused("other", "weft reads no file of flags; give them on the command line", "--config"),
+    _refused("other", "ranks are threads of one process; bind it with numactl or taskset", "--numa-node"),
+    _refused("other", "weft handles no signal; use Engine as a context manager", "--custom-sigquit-handler"),
 )
 
 ADVICE_OF_FLAG = {name: entry.advice for entry in REFUSED_FLAGS for name in entry.names}
