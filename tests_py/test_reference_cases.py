@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -632,6 +633,47 @@ def compare_resolved(case: Case, args: ServerArgs, refused: list[str], tally: Ta
             assert getattr(args.parallel, name) == want, name
 
 
+@cache
+def has_architecture(name: str) -> bool:
+    """Whether weft has models of that class; the core says so of a config.json."""
+    with TemporaryDirectory() as directory:
+        (Path(directory) / "config.json").write_text(json.dumps({"architectures": [name]}))
+        with pytest.raises(WeftError) as caught:
+            comm.model_layouts(directory, plan.ParallelConfig())
+    return "architectures" not in str(caught.value)
+
+
+def why_no_layernorm_sp(case: Case) -> str | None:
+    """Why weft refuses the case before it runs; None if it runs."""
+    if not has_architecture(case["architecture"]):
+        return "no such architecture"
+    argv = ["--model-path", "m", "--enable-layernorm-sp"]
+    for flag in ("tp_size", "ep_size", "pp_size", "attn_cp_size"):
+        argv += [] if case[flag] == 1 else [f"--{flag.replace('_', '-')}", str(case[flag])]
+    argv += ["--enable-dp-attention", "--dp-size", "2"] if case["attention_dp"] else []
+    argv += ["--speculative-algorithm", case["speculative"]] if case["speculative"] else []
+    try:
+        args, refused = ServerArgs.parse_known(argv)
+    except WeftError as error:
+        return str(error)
+    return "\n".join([*refused, *args.planned()]) or None
+
+
+def check_layernorm_sp_validation(case: Case, tally: Tally):
+    why = why_no_layernorm_sp(case)
+    if case["ok"] == (why is None):
+        return
+    if why is None:
+        assert case["error"] == "attention_dp"
+        tally.own_rules["sequence-parallel layernorm works inside DP attention groups"] += 1
+    elif case["attn_cp_size"] != 1 or case["pp_size"] != 1:
+        assert "weft does not have --" in why
+        tally.own_rules["weft refuses context and pipeline parallelism by name"] += 1
+    else:
+        assert why == "no such architecture"
+        tally.own_rules["weft refuses the architecture by name"] += 1
+
+
 # One test a file. `SECTIONS[file][section]` says how its cases are compared, and which are not.
 
 SECTIONS: dict[str, dict[str, tuple[Check, Skip]]] = {
@@ -658,7 +700,10 @@ SECTIONS: dict[str, dict[str, tuple[Check, Skip]]] = {
         "layernorm_sp_slices": (check_layernorm_sp_slice, never),
     },
     "dp_sync_cases.json": {"cases": (check_agreement, skip_agreement)},
-    "server_args_cases.json": {"versions": (check_server_args, skip_server_args)},
+    "server_args_cases.json": {
+        "versions": (check_server_args, skip_server_args),
+        "layernorm_sp_validation": (check_layernorm_sp_validation, never),
+    },
 }
 
 
