@@ -104,6 +104,28 @@ def test_split_names_what_a_mode_needs():
         overlap.split(ForwardMode.EXTEND, extend_lens=[3, 4], threshold=0.6)
 
 
+def test_a_trace_lists_the_collectives_of_a_rank():
+    config = two_dp_ranks()
+    states = [plan.RankState(ForwardMode.EXTEND, 5), plan.RankState(ForwardMode.DECODE, 3, num_logit_rows=3)]
+    step = plan.make_step_plan(states, config)
+    model = plan.ModelShape(sparse_pattern=[True], hidden=8, vocab=10)
+    first, second = (plan.step_trace(step, config, model, rank) for rank in (0, 1))
+    assert first == second
+    assert plan.shared_trace_hash(first) == plan.shared_trace_hash(second)
+    assert [(record.op, record.group, record.count, record.layer) for record in first[:2]] == [
+        ("all_gather", "tp", 8 * 8, 0),
+        ("reduce_scatter", "tp", 8 * 8, 0),
+    ]
+    assert str(first[0]) == "all_gather of 64 bf16 in tp, micro-batch 0, layer 0"
+    assert first[0] != first[1]
+    with pytest.raises(WeftError, match="rank 2 of 2"):
+        plan.step_trace(step, config, model, 2)
+    with pytest.raises(WeftError, match="the plan is of 2 DP ranks, the configuration of 1"):
+        plan.step_trace(step, plan.PlanConfig(plan.ParallelConfig()), model, 0)
+    with pytest.raises(WeftError, match="choose f32, bf16 or f16"):
+        plan.ModelShape(sparse_pattern=[True], hidden=8, vocab=10, dtype="int8")
+
+
 def test_stage_order_names_the_micro_batches():
     assert overlap.stage_order(2, 1) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
 

@@ -7,6 +7,8 @@ namespace weft::bindings {
 
 /// Forward modes, splitter, layouts, stages, padding, graph buckets and step plans (csrc/plan).
 void bind_plan(pybind11::module_& m);
+/// The collectives that a step plan implies (csrc/plan/trace.h).
+void bind_trace(pybind11::module_& m);
 /// Runtime, its configuration, and what goes into a step and comes out (csrc/runtime).
 void bind_runtime(pybind11::module_& m);
 

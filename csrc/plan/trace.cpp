@@ -206,6 +206,9 @@ std::vector<CollectiveRecord> step_trace(const StepPlan& plan, const PlanConfig&
                                          const ModelShape& model, int rank) {
   WEFT_CHECK(rank >= 0 && rank < config.parallel.tp_size, "step_trace: rank {} of {}", rank,
              config.parallel.tp_size);
+  WEFT_CHECK(plan.modes.size() == static_cast<size_t>(config.parallel.attn_dp_size()),
+             "step_trace: the plan is of {} DP ranks, the configuration of {}; give the one it was made from",
+             plan.modes.size(), config.parallel.attn_dp_size());
   if (!plan.run) return {};
   return Tracer(plan, config, model, rank).run();
 }

@@ -40,7 +40,8 @@ struct ModelShape {
 };
 
 /// Collectives that `rank` executes, in the order in which it enqueues them on the host, without running
-/// anything. Empty if nothing runs. The kTp records are the same on every rank; the kAttnTp records inside
+/// anything. `config` is the one that the plan was made from. Empty if nothing runs. Throws Error for a rank
+/// outside it. The kTp records are the same on every rank; the kAttnTp records inside
 /// each group.
 ///
 /// Embedding of micro-batch 0, then 1; the stages of make_stage_plan() in stage_order() (without overlap one

@@ -345,6 +345,38 @@ class StepPlan:
     def logit_chunks(self) -> int: ...
     def hash(self) -> int: ...
 
+class ModelShape:
+    """What of a model its collectives depend on."""
+
+    def __init__(
+        self,
+        *,
+        sparse_pattern: Sequence[bool],  # one entry a layer; True: MoE
+        hidden: int,
+        vocab: int,
+        dtype: str = "bf16",  # f32, bf16, f16
+        has_shared_experts: bool = False,
+    ) -> None: ...
+
+class CollectiveRecord:
+    """One collective of a step; csrc/plan/trace.h says what `count` is of each op."""
+
+    @property
+    def op(self) -> str: ...
+    @property
+    def group(self) -> str: ...  # tp, attn_tp
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def micro_batch(self) -> int: ...
+    @property
+    def layer(self) -> int: ...  # -1: before or after the layers
+    def __eq__(self, other: object) -> bool: ...
+
+def step_trace(plan: StepPlan, config: PlanConfig, model: ModelShape, rank: int) -> list[CollectiveRecord]: ...
+def shared_trace_hash(trace: Sequence[CollectiveRecord]) -> int: ...
 def compute_split_seq_index(
     forward_mode: ForwardMode,
     num_tokens: int,

@@ -12,14 +12,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from weft import _weft
-from weft._weft import DpPadding, MicroBatchPlan, ParallelConfig, PlanConfig, RankState, StepPlan, TboCostTable
+from weft._weft import (
+    CollectiveRecord,
+    DpPadding,
+    MicroBatchPlan,
+    ModelShape,
+    ParallelConfig,
+    PlanConfig,
+    RankState,
+    StepPlan,
+    TboCostTable,
+)
 from weft.errors import WeftError
 from weft.forward_mode import ForwardMode
 
 __all__ = [
+    "CollectiveRecord",
     "DpPadding",
     "ForwardMode",
     "MicroBatchPlan",
+    "ModelShape",
     "ParallelConfig",
     "PlanConfig",
     "RankState",
@@ -28,6 +40,8 @@ __all__ = [
     "dp_padding",
     "load_tbo_cost_table",
     "make_step_plan",
+    "shared_trace_hash",
+    "step_trace",
 ]
 
 
@@ -59,6 +73,26 @@ def dp_padding(
         WeftError: a wrong number of counts, or a negative one.
     """
     return _weft.dp_padding(global_num_tokens, attn_tp_size, attn_dp_size, is_extend_in_batch)
+
+
+def step_trace(plan: StepPlan, config: PlanConfig, model: ModelShape, rank: int) -> list[CollectiveRecord]:
+    """Return the collectives that `rank` executes in a step, in order, without running anything.
+
+    Args:
+        plan: what `make_step_plan` returned.
+        config: the configuration that it was made from.
+        model: what of the model the collectives depend on.
+        rank: 0 to tp_size - 1.
+
+    Raises:
+        WeftError: the plan is of another configuration, or the rank is not in it.
+    """
+    return _weft.step_trace(plan, config, model, rank)
+
+
+def shared_trace_hash(trace: Sequence[CollectiveRecord]) -> int:
+    """Return a number that is the same on every rank if all ran alike: for the next step's `RankState.trace_hash`."""
+    return _weft.shared_trace_hash(trace)
 
 
 def load_tbo_cost_table(path: str | Path) -> TboCostTable:

@@ -204,6 +204,11 @@ TEST(StepTraceTest, NothingRunsNothingIsTraced) {
   const PlanConfig c = config_of({});
   EXPECT_TRUE(step_trace(make_step_plan({RankState{}}, c), c, one_layer(true), 0).empty());
   EXPECT_THROW((void)step_trace(make_step_plan({RankState{}}, c), c, one_layer(true), 1), Error);
+  ParallelConfig p;
+  p.tp_size = p.dp_size = 2;
+  p.enable_dp_attention = true;
+  EXPECT_THROW((void)step_trace(make_step_plan({RankState{}}, c), config_of(p), one_layer(true), 1), Error)
+      << "a plan of another configuration";
 }
 
 TEST(StepTracePropertyTest, RanksAgreeOnEveryCollectiveTheyShare) {
