@@ -428,7 +428,8 @@ def test_the_memory_bounds_the_cache(fake_model, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "changes", "message"),
     [
-        ("--tp 3", {}, "3 ranks but the model has 4 heads"),
+        ("--tp 3", {}, "--tp-size 3: attention runs on 3 ranks but the model has 4 heads"),
+        ("--tp 2 --moe-a2a-backend deepep --cuda-graph-bs 1 3", {}, "--cuda-graph-max-bs-decode 3: no graph size"),
         ("--tp 4", {"kv_lora_rank": None, "num_key_value_heads": 3}, "3 KV heads"),
         ("--tp 4 --ep 4", {"n_routed_experts": 6}, "6 experts"),
         ("--tp 2 --moe-a2a-backend deepep", {"n_routed_experts": None}, "no experts"),

@@ -164,7 +164,8 @@ def test_what_is_accepted_resolves_or_is_refused_before_a_weight_is_read(values)
         try:
             args = ServerArgs.from_kwargs(model_path="demo", **values)
             ledger = CompiledCore.memory_ledger(resolve(args))
-        except WeftError:
+        except WeftError as error:
+            check_message(error)
             return
     assert {rank for rank, _, _ in ledger} == set(range(args.tp_size))
     assert all(size >= 0 for _, _, size in ledger)

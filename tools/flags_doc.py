@@ -134,7 +134,7 @@ def flags(works: bool) -> str:
             meaning = spec.help if works else f"{spec.help}; needs {spec.planned}"
             if spec.planned_values:
                 meaning += f" (planned: {', '.join(spec.planned_values)})"
-            rows.append([_names(spec), _kind(spec), _default(default), meaning])
+            rows.append([_names(spec), _kind(spec), _default(spec, default), meaning])
     return _table(["flag", "type", "default", "meaning" if works else "meaning, and what it needs"], rows)
 
 
@@ -194,8 +194,10 @@ def _kind(spec: Flag) -> str:
     return spec.kind.__name__ + (" (suffix)" if spec.human else "") + (" ..." if spec.many else "")
 
 
-def _default(value: object) -> str:
-    return "off" if value is False else "derived" if value is None else f"`{value}`" if value != "" else "required"
+def _default(spec: Flag, value: object) -> str:
+    if value is None:
+        return spec.unset
+    return "off" if value is False else "required" if value == "" else f"`{value}`"
 
 
 def _letter(index: int) -> str:

@@ -84,13 +84,16 @@ class EngineConfig:
         if args.disable_decode_cuda_graph:
             return []
         sizes = args.cuda_graph_bs_decode or graph.cpu_capture_batch_sizes(args.cuda_graph_max_bs_decode or 1)
-        return graph.filter_capture_sizes(
-            list(sizes),
-            pool_size=self.max_running_requests,
-            two_batch_overlap=args.enable_two_batch_overlap,
-            gathered_buffer=args.parallel.require_gathered_buffer,
-            attn_tp_size=args.attn_tp_size,
-        )
+        try:
+            return graph.filter_capture_sizes(
+                list(sizes),
+                pool_size=self.max_running_requests,
+                two_batch_overlap=args.enable_two_batch_overlap,
+                gathered_buffer=args.parallel.require_gathered_buffer,
+                attn_tp_size=args.attn_tp_size,
+            )
+        except WeftError as error:
+            raise WeftError(f"--cuda-graph-max-bs-decode {args.cuda_graph_max_bs_decode}: {error}") from error
 
 
 def resolve(args: ServerArgs) -> EngineConfig:
@@ -116,7 +119,7 @@ def resolve(args: ServerArgs) -> EngineConfig:
         running = args.max_running_requests // args.attn_dp_size
     if args.max_total_tokens is None:
         origins["max_total_tokens"] = "derived"
-    return EngineConfig(
+    config = EngineConfig(
         args=args,
         model=model,
         context_length=context_length,
@@ -125,6 +128,8 @@ def resolve(args: ServerArgs) -> EngineConfig:
         origins=origins,
         tbo_cost_table=None if args.tbo_cost_table is None else load_tbo_cost_table(args.tbo_cost_table),
     )
+    config.graph_batch_sizes()  # refuses sizes of which none is left
+    return config
 
 
 def _kv_tokens(args: ServerArgs, model: ModelInfo, context_length: int, running: int) -> int:
@@ -142,8 +147,8 @@ def _kv_tokens(args: ServerArgs, model: ModelInfo, context_length: int, running:
         affordable = int(free * fraction) // max(1, bytes_per_token)
         if affordable < page:
             raise WeftError(
-                f"the KV cache gets {fraction:.0%} of {free >> 20} MiB of free memory, which is less than a page of"
-                f" {page} tokens on {args.tp_size} ranks; raise --mem-fraction-static or free some memory"
+                f"--mem-fraction-static {fraction}: the KV caches get that share of {free >> 20} MiB of free memory,"
+                f" which is less than a page of {page} tokens on {args.tp_size} ranks; raise it, or free some memory"
             )
         tokens = min(tokens, affordable)
     if tokens < page:
@@ -154,12 +159,15 @@ def _kv_tokens(args: ServerArgs, model: ModelInfo, context_length: int, running:
 def _check_model(args: ServerArgs, model: ModelInfo) -> None:
     """Refuse what the flags alone could not show."""
     heads, kv_heads, width = model.num_attention_heads, model.num_key_value_heads, args.attn_tp_size
+    given = f"--tp-size {args.tp_size}" + (f" with --dp-size {args.dp_size}" if args.enable_dp_attention else "")
     divisible = f"choose --tp-size{' / --dp-size' if args.enable_dp_attention else ''} so that it divides"
     if heads % width:
-        raise WeftError(f"attention runs on {width} ranks but the model has {heads} heads; {divisible} {heads}")
+        raise WeftError(
+            f"{given}: attention runs on {width} ranks but the model has {heads} heads; {divisible} {heads}"
+        )
     if not model.kv_lora_rank and kv_heads % width and width % kv_heads:
         raise WeftError(
-            f"attention runs on {width} ranks but the model has {kv_heads} KV heads; {divisible} {kv_heads}"
+            f"{given}: attention runs on {width} ranks but the model has {kv_heads} KV heads; {divisible} {kv_heads}"
         )
     if not model.num_experts and args.moe_a2a_backend != "none":
         raise WeftError(

@@ -43,6 +43,7 @@ class Flag:
     lacks: tuple[str, ...] = ()  # SGLang's other choices
     human: bool = False  # human-readable integer
     many: bool = False  # one or more values
+    unset: str = "derived"  # what a default of None stands for
     shorthands: tuple[tuple[str, str], ...] = ()  # retired flags without a value, and the value they stand for
     planned: str = ""  # what is not there yet, and what to use until then
     planned_values: tuple[str, ...] = ()  # to which that applies; empty: to all but the default
@@ -90,13 +91,25 @@ def flag(
     lacks: str = "",
     human: bool = False,
     many: bool = False,
+    unset: str = "derived",
     shorthands: tuple[tuple[str, str], ...] = (),
     planned: str = "",
     planned_values: tuple[str, ...] = (),
 ) -> Any:  # noqa: ANN401  # as dataclasses.field: it takes the type of the field
     """A dataclass field with its flag. `lacks` is a list of words."""
     spec = Flag(
-        names, help, kind, deprecated, choices, tuple(lacks.split()), human, many, shorthands, planned, planned_values
+        names,
+        help,
+        kind,
+        deprecated,
+        choices,
+        tuple(lacks.split()),
+        human,
+        many,
+        unset,
+        shorthands,
+        planned,
+        planned_values,
     )
     return field(default=default, metadata={"flag": spec})
 
@@ -110,7 +123,7 @@ class Parser(argparse.ArgumentParser):
     """No abbreviations; errors are WeftError; a flag that weft does not have is refused by name."""
 
     def __init__(self, prog: str, description: str) -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False)
+        super().__init__(prog=prog, usage="%(prog)s [flags]", description=description, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         raise WeftError(f"{message}; --help shows what each flag takes")
@@ -150,7 +163,7 @@ def add_flag(parser: argparse._ArgumentGroup, dest: str, spec: Flag, default: ob
     if spec.choices:
         text += f" ({', '.join(spec.choices)})"
     if spec.kind is not bool:
-        text += f" (default: {'derived' if default is None else default})"
+        text += f" (default: {spec.unset if default is None else default})"
     if spec.planned_values:
         text += f" [planned: {', '.join(spec.planned_values)}]"
     deprecated = [*spec.deprecated, *(name for name, _ in spec.shorthands)]

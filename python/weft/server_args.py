@@ -73,6 +73,7 @@ class ServerArgs:
     quantization: str | None = flag(
         None,
         "--quantization",
+        unset="none",
         help="how weights are quantised; none are by default",
         choices=("fp8",),
         lacks="awq mxfp8 gptq marlin gptq_marlin awq_marlin bitsandbytes gguf modelopt modelopt_fp8 modelopt_fp4"
@@ -159,11 +160,13 @@ class ServerArgs:
     nnodes: int = flag(1, "--nnodes", help="nodes of the run", kind=int, planned=_NODES)
     node_rank: int = flag(0, "--node-rank", help="number of this node", kind=int, planned=_NODES)
     dist_init_addr: str | None = flag(
-        None, "--dist-init-addr", "--nccl-init-addr", help="HOST:PORT where nodes meet", planned=_NODES
+        None, "--dist-init-addr", "--nccl-init-addr", unset="none", help="HOST:PORT where nodes meet", planned=_NODES
     )
-    nccl_port: int | None = flag(None, "--nccl-port", help="where GPUs of one node meet", kind=int, planned=_NODES)
+    nccl_port: int | None = flag(
+        None, "--nccl-port", unset="none", help="where GPUs of one node meet", kind=int, planned=_NODES
+    )
     dist_timeout: int | None = flag(
-        None, "--dist-timeout", help="seconds that nodes wait for each other", kind=int, planned=_NODES
+        None, "--dist-timeout", unset="none", help="seconds that nodes wait for each other", kind=int, planned=_NODES
     )
 
     # Overlap
@@ -192,6 +195,7 @@ class ServerArgs:
     tbo_cost_table: str | None = flag(
         None,
         "--tbo-cost-table",
+        unset="none",
         help="JSON file {tokens, compute_us, dispatch_us, combine_us}: microseconds by the rows of the busiest DP rank"
         " (weft's own flag)",
     )
@@ -228,7 +232,12 @@ class ServerArgs:
         None, "--max-running-requests", help="over all DP ranks; 128 a DP rank by default", kind=int
     )
     max_queued_requests: int | None = flag(
-        None, "--max-queued-requests", help="requests that wait before more are refused", kind=int, planned=_SERVER
+        None,
+        "--max-queued-requests",
+        unset="none",
+        help="requests that wait before more are refused",
+        kind=int,
+        planned=_SERVER,
     )
     max_total_tokens: int | None = flag(
         None, "--max-total-tokens", help="tokens of the KV cache of a DP rank", kind=int, human=True
@@ -304,6 +313,7 @@ class ServerArgs:
     speculative_algorithm: str | None = flag(
         None,
         "--speculative-algorithm",
+        unset="none",
         help="draft tokens by the checkpoint's own draft layers (NEXTN is the same)",
         choices=("EAGLE", "NEXTN"),
         lacks="EAGLE3 STANDALONE NGRAM",
@@ -313,17 +323,23 @@ class ServerArgs:
         None,
         "--speculative-draft-model-path",
         "--speculative-draft-model",
+        unset="none",
         help="directory of the draft layers, if not the model's",
         planned=_SPECULATION,
     )
     speculative_num_steps: int | None = flag(
-        None, "--speculative-num-steps", help="steps of the draft layers", kind=int, planned=_SPECULATION
+        None, "--speculative-num-steps", unset="none", help="steps of the draft layers", kind=int, planned=_SPECULATION
     )
     speculative_eagle_topk: int | None = flag(
-        None, "--speculative-eagle-topk", help="branches of the draft tree", kind=int, planned=_SPECULATION
+        None,
+        "--speculative-eagle-topk",
+        unset="none",
+        help="branches of the draft tree",
+        kind=int,
+        planned=_SPECULATION,
     )
     speculative_num_draft_tokens: int | None = flag(
-        None, "--speculative-num-draft-tokens", help="tokens to verify", kind=int, planned=_SPECULATION
+        None, "--speculative-num-draft-tokens", unset="none", help="tokens to verify", kind=int, planned=_SPECULATION
     )
 
     # Prefill and decode servers
@@ -352,7 +368,7 @@ class ServerArgs:
     # HTTP server
     host: str = flag("127.0.0.1", "--host", help="where the server listens", planned=_SERVER)
     port: int = flag(30000, "--port", help="where the server listens", kind=int, planned=_SERVER)
-    api_key: str | None = flag(None, "--api-key", help="what clients must send", planned=_SERVER)
+    api_key: str | None = flag(None, "--api-key", unset="none", help="what clients must send", planned=_SERVER)
     served_model_name: str | None = flag(None, "--served-model-name", help="the model's name", planned=_SERVER)
     sampling_defaults: str = flag(
         "model",
@@ -380,7 +396,9 @@ class ServerArgs:
         40, "--decode-log-interval", help="decode steps between two lines of the log", kind=int, planned=_SERVER
     )
     log_level: str = flag("info", "--log-level", help="of all loggers", planned=_SERVER)
-    log_level_http: str | None = flag(None, "--log-level-http", help="of the HTTP server", planned=_SERVER)
+    log_level_http: str | None = flag(
+        None, "--log-level-http", unset="none", help="of the HTTP server", planned=_SERVER
+    )
     log_requests: bool = flag(False, "--log-requests", help="log every request", kind=bool, planned=_SERVER)
     log_requests_level: int = flag(2, "--log-requests-level", help="how much: 0 to 3", kind=int, planned=_SERVER)
     log_requests_format: str = flag(
