@@ -19,7 +19,7 @@
 // fall by 20 points at least.
 //
 // Measured in release builds, each seed's 32 problems in flight together: 100 % unharmed in all layouts; with
-// two rows swapped in each combine 28 to 31 %, with a dropped shard 0 to 3 %, with one page of two sequences
+// two rows swapped in each combine 25 to 35 %, with a dropped shard 0 to 3 %, with one page of two sequences
 // of a micro-batch exchanged 9 to 16 %.
 namespace weft::runtime {
 namespace {
