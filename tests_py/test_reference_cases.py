@@ -21,7 +21,8 @@ from weft import comm, graph, overlap, plan
 from weft.combinations import COMBINATIONS, DERIVED_COMBINATIONS, RANGES
 from weft.errors import WeftError
 from weft.forward_mode import ForwardMode, is_prefill
-from weft.server_args import ServerArgs
+from weft.refused_flags import ADVICE_OF_FLAG
+from weft.server_args import ServerArgs, flag_table
 
 CASES_DIR = Path(os.environ.get("WEFT_CASES_DIR", Path(__file__).parent / "cases"))
 EXTEND_MODES = ("EXTEND", "MIXED")
@@ -520,6 +521,7 @@ def skip_agreement(case: Case) -> str | None:
 
 # Server arguments
 
+REFERENCE = "8905cbd4"
 # Flags that one version of SGLang has and another has not; weft takes them under every name.
 ALIASES = {"--enable-deepep-moe", "--enable-sp", "--enable-sp-layernorm", "--enable-layernorm-sp"}
 # SGLang's names of other versions, and of the parts of a graph's configuration.
@@ -529,14 +531,15 @@ FIELDS = {
     "disable_piecewise_cuda_graph": "disable_prefill_cuda_graph",
     "stream_output": "incremental_streaming_output",
 }
-# What weft decides by its own rules, unless the user gives it: {field: rule}.
+# What weft decides by its own rules, unless the user gives it: {field: (rule, weft's values)}.
+OF_THE_DRAFT = "the draft of a model follows from its checkpoint"
 OWN_DEFAULTS = {
-    "mem_fraction_static": "memory follows from weft's ledger, not from an estimate",
-    "load_balance_method": "a request goes to the DP rank with the fewest tokens to compute",
-    "disable_prefill_cuda_graph": "weft has no prefill graphs, so none are switched off",
-    "speculative_num_steps": "the draft of a model follows from its checkpoint",
-    "speculative_eagle_topk": "the draft of a model follows from its checkpoint",
-    "speculative_num_draft_tokens": "the draft of a model follows from its checkpoint",
+    "mem_fraction_static": ("memory follows from weft's ledger, not from an estimate", (None,)),
+    "load_balance_method": ("a request goes to the DP rank with the fewest tokens to compute", ("total_tokens",)),
+    "disable_prefill_cuda_graph": ("weft has no prefill graphs, so none are switched off", (False,)),
+    "speculative_num_steps": (OF_THE_DRAFT, (None,)),
+    "speculative_eagle_topk": (OF_THE_DRAFT, (None,)),
+    "speculative_num_draft_tokens": (OF_THE_DRAFT, (None,)),
 }
 # Defaults that later versions changed.
 OLD_DEFAULTS = {
@@ -552,18 +555,26 @@ FOLLOWS = {
     "--decode-attention-backend": {"page_size"},
     "--prefill-attention-backend": {"page_size"},
     "--dllm-algorithm": {"enable_mixed_chunk"},
-    "--moe-a2a-backend": {"moe_a2a_backend", "ep_size", "deepep_mode", "chunked_prefill_size"},
+    "--enable-ep-moe": {"ep_size"},
+    "--moe-a2a-backend": {"ep_size", "deepep_mode", "chunked_prefill_size"},
+    "--speculative-algorithm": {"max_running_requests"} | GRAPH_FIELDS,
     "--cuda-graph-config": GRAPH_FIELDS,
     "--cuda-graph-backend-decode": GRAPH_FIELDS,
 }
 
 
+ALL_FLAGS = {name for _, flag, _ in flag_table() for name in (*flag.names, *flag.deprecated)} | set(ADVICE_OF_FLAG)
+
+
 def refusal_rule(error: WeftError) -> str | None:
-    """By which rule weft refuses what SGLang takes: that of an entry of its table that says what SGLang does."""
-    reason = str(error).partition(": ")[2]
+    """By which rule weft refuses what SGLang takes, such as an entry of its table that says what SGLang does."""
+    message = str(error).splitlines()[-1]
     for entry in (*RANGES, *COMBINATIONS, *DERIVED_COMBINATIONS):
-        if reason == f"{entry.why}; {entry.fix}" and entry.sglang:
+        if message.endswith(f": {entry.why}; {entry.fix}") and entry.sglang:
             return f"{'/'.join(entry.names)}: {entry.why} (SGLang {entry.sglang})"
+    name = re.match(r"unknown flag (--[\w-]+)", message)
+    if name and any(known.startswith(name[1]) for known in ALL_FLAGS):
+        return "a flag cannot be abbreviated, since a new flag may make it ambiguous"
     return None
 
 
@@ -597,6 +608,8 @@ def check_server_args(case: Case, tally: Tally):
             assert why in str(caught.value)
     if case["ok"]:
         compare_resolved(case, args, refused, tally)
+    elif not refused and case["version"] != REFERENCE:
+        tally.own_rules["weft follows the reference, which takes what this older version refused"] += 1
     elif not refused:
         assert ALIASES & set(argv), "SGLang refuses it"
         tally.own_rules["weft takes the flag's names of all versions"] += 1
@@ -614,18 +627,18 @@ def compare_resolved(case: Case, args: ServerArgs, refused: list[str], tally: Ta
         speculative=args.speculative_algorithm is not None,
         disable_padding=args.disable_cuda_graph_padding,
     )
-    left_out = OLD_DEFAULTS.get(case["version"], set()) | {"random_seed"}
-    for why in refused:
-        name = re.search(r"--[\w-]+", why)[0]
-        left_out |= FOLLOWS.get(name, {name.removeprefix("--").replace("-", "_")})
+    defaults = OLD_DEFAULTS.get(case["version"], set()) | {"random_seed"}
+    follows: set[str] = set().union(*(FOLLOWS.get(re.search(r"--[\w-]+", why)[0], set()) for why in refused))
     for name, want in resolved.items():
         field = FIELDS.get(name, name)
         value = len(sizes) if name == "num_cuda_graph_bs" else getattr(args, field, None)
         has = field in args.origins or name == "num_cuda_graph_bs"
-        if not has or (name in left_out and field not in args.user_values):
+        if not has or name in follows or (name in defaults and field not in args.user_values):
             continue
         if field in OWN_DEFAULTS and field not in args.user_values and value != want:
-            tally.fields[OWN_DEFAULTS[field]] += 1
+            rule, mine = OWN_DEFAULTS[field]
+            assert value in mine, f"{name}: {value}, but {rule}"
+            tally.fields[rule] += 1
             continue
         assert value == want, f"{name}: {value} is not SGLang's {want}"
     if not refused:

@@ -90,6 +90,7 @@ def test_malformed_integers_are_refused(text):
         ("--attention-backend triton", "weft does not have --attention-backend: each device has one set of kernels"),
         ("--pp 2", "weft does not have --pp"),
         ("--enable-attn-tp-input-scattered", "weft does not have --enable-attn-tp-input-scattered"),
+        ("--max-running 5", "unknown flag --max-running; did you mean --max-running-requests?"),
         ("--zzz", "unknown flag --zzz; --help lists the flags"),
         ("stray", "'stray' is not a flag"),
         ("--dtype int3", "--dtype int3: use auto or half"),

@@ -276,7 +276,7 @@ COMBINATIONS: tuple[Refused, ...] = (
         lambda a: a.enable_single_batch_overlap and a.enable_two_batch_overlap,
         "each is a way to hide the same communication",
         "remove one of the two",
-        sglang="runs single-batch overlap where a step is not split",
+        sglang="takes both",
     ),
     Refused(
         ("enable_mixed_chunk", "chunked_prefill_size"),

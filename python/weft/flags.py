@@ -197,6 +197,7 @@ def unknown_flag_message(name: str, known: Sequence[str]) -> str:
     """Why `name` is refused: weft lacks this flag of SGLang, or nobody knows it."""
     if name in ADVICE_OF_FLAG:
         return refused_message(name)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    longer = [other for other in known if other.startswith(name)]
+    close = longer if len(longer) == 1 else difflib.get_close_matches(name, known, n=1, cutoff=0.75)
     hint = f"; did you mean {close[0]}?" if close else "; --help lists the flags"
     return f"unknown flag {name}{hint} (flags cannot be abbreviated)"

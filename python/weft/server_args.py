@@ -409,12 +409,13 @@ class ServerArgs:
     user_values: Mapping[str, object] = field(init=False, repr=False, compare=False, hash=False)  # as given
     gpu_memory_mib: InitVar[int | None] = None
     given: InitVar[frozenset[str] | None] = None  # fields that the user set; None: those unlike their default
+    with_lacking: InitVar[bool] = False  # let values pass that SGLang has and weft has not; who does so refuses them
 
-    def __post_init__(self, gpu_memory_mib: int | None, given: frozenset[str] | None) -> None:
+    def __post_init__(self, gpu_memory_mib: int | None, given: frozenset[str] | None, with_lacking: bool) -> None:
         if given is None:
             given = frozenset(name for name, item in _FLAG_FIELDS.items() if getattr(self, name) != item.default)
         for name in _FLAG_FIELDS:
-            self._check_type(name)
+            self._check_type(name, with_lacking)
         self._refuse(RANGES, given)
         self._refuse(COMBINATIONS, given)
         derived = self._derive(gpu_memory_mib, given)
@@ -444,7 +445,10 @@ class ServerArgs:
     def parse_known(
         cls, argv: Sequence[str], prog: str = "weft", gpu_memory_mib: int | None = None
     ) -> tuple["ServerArgs", list[str]]:
-        """The arguments without what SGLang has and weft has not, and why each of that is refused."""
+        """The arguments without the flags that SGLang has and weft has not, and why each of those is refused.
+
+        Values that weft does not have are refused too, but stand in the arguments, which thus run nothing.
+        """
         parser = Parser(prog=prog, description="weft's server arguments.")
         cls.add_cli_args(parser)
         return cls._known(parser.parse(argv), gpu_memory_mib)
@@ -494,17 +498,16 @@ class ServerArgs:
     def _of(
         cls, values: Mapping[str, Any], refused: list[str], gpu_memory_mib: int | None
     ) -> tuple["ServerArgs", list[str]]:
-        kept: dict[str, Any] = {}
         for name, value in values.items():
             why = _FLAGS[name].why_lacking(value) if isinstance(value, str) else None
-            if why is None:
-                kept[name] = tuple(value) if isinstance(value, list) else value
-            else:
+            if why is not None:
                 refused.append(why)
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         try:
-            return cls(**kept, gpu_memory_mib=gpu_memory_mib, given=frozenset(kept)), refused
+            args = cls(**{**values, **lists}, gpu_memory_mib=gpu_memory_mib, given=frozenset(values), with_lacking=True)
         except WeftError as error:
             raise WeftError("\n".join([*refused, str(error)])) from None
+        return args, refused
 
     # ---- what follows from the flags ----
 
@@ -515,6 +518,7 @@ class ServerArgs:
             for name, spec in _FLAGS.items()
             # A GPU that was found is as planned as one that was asked for.
             if (name in self.user_values or name == "device")
+            and getattr(self, name) not in spec.lacks
             and spec.is_planned(value := getattr(self, name), _FLAG_FIELDS[name].default)
         ]
 
@@ -570,7 +574,8 @@ class ServerArgs:
         if self.moe_a2a_backend != "none":
             derived["ep_size"] = self.tp_size
         if self.speculative_algorithm is not None:
-            derived["speculative_algorithm"] = "EAGLE"
+            if self.speculative_algorithm == "NEXTN":
+                derived["speculative_algorithm"] = "EAGLE"
             if self.max_running_requests is None:
                 derived["max_running_requests"] = DEFAULT_RUNNING_WITH_SPECULATION
         prefills = self.disaggregation_mode == "prefill"
@@ -594,7 +599,7 @@ class ServerArgs:
             shown = " with ".join(_FLAGS[name].show(getattr(self, name)) for name in entry.names)
             raise WeftError(f"{shown}: {entry.why}; {entry.fix}")
 
-    def _check_type(self, name: str) -> None:
+    def _check_type(self, name: str, with_lacking: bool) -> None:
         spec, value = _FLAGS[name], getattr(self, name)
         if value is None and _FLAG_FIELDS[name].default is None:
             return
@@ -603,7 +608,7 @@ class ServerArgs:
         for item in items:
             if not isinstance(item, kinds) or (isinstance(item, bool) and spec.kind is not bool):
                 raise WeftError(f"{spec.name}={value!r} must be of type {spec.kind.__name__}; give such a value")
-        if spec.choices and value not in spec.choices:
+        if spec.choices and value not in spec.choices and not (with_lacking and value in spec.lacks):
             raise WeftError(spec.why_lacking(value) or f"{spec.show(value)}: use {' or '.join(spec.choices)}")
 
 
