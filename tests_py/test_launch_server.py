@@ -68,6 +68,13 @@ def test_layernorm_sp_has_layouts_of_its_own_in_steps_that_prefill(config_only, 
     assert "gather_hidden_states " in scattered
 
 
+def test_a_dry_run_says_what_does_not_fit(config_only, capsys, monkeypatch):
+    arguments = f"--model-path {config_only} --max-total-tokens 1k"
+    assert "does not fit" not in dry_run(capsys, arguments)
+    monkeypatch.setattr("weft.launch_server.free_memory_bytes", lambda: 1 << 20)
+    assert "of 1 MiB that are free. This does not fit" in dry_run(capsys, arguments)
+
+
 def test_without_graphs_there_are_none(config_only, capsys):
     assert "Decode graphs of a DP rank: none" in dry_run(capsys, f"--model-path {config_only} --disable-cuda-graph")
 

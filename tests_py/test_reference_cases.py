@@ -348,12 +348,16 @@ def check_bucket(case: Case, _: Tally):
     assert graph.bucket_of(graph.capture_batch_sizes(case["max_bs"]), case["raw"]) == case["padded"]
 
 
-def check_gpu_defaults(case: Case, _: Tally):
+def check_gpu_defaults(case: Case, tally: Tally):
     args, _ = parse_on_gpu(f"--model-path m --tp-size {case['tp_size']}", case)
     assert args.chunked_prefill_size == case["chunked_prefill_size"]
     assert args.cuda_graph_max_bs_decode == case["decode_max_bs"]
     assert args.cuda_graph_backend_decode == case["decode_backend"]
     assert len(graph.capture_batch_sizes(args.cuda_graph_max_bs_decode)) == case["decode_num_bs"]
+    rule, mine = OWN_DEFAULTS["mem_fraction_static"]
+    assert args.mem_fraction_static in mine
+    tally.fields[rule] += 1
+    tally.fields["weft has no prefill graphs, and SGLang's are not compared"] += 1
 
 
 # Layouts

@@ -54,7 +54,8 @@ def describe(config: EngineConfig) -> str:
     args, model = config.args, config.model
     buckets = config.graph_batch_sizes()
     ledger = CompiledCore.memory_ledger(config)
-    total = sum(size for _, _, size in ledger)
+    total, free = sum(size for _, _, size in ledger), free_memory_bytes()
+    fits = "" if total <= free else " This does not fit: an Engine would be refused when it takes its memory."
     layouts = "Layouts of the layers:\n\n" + layouts_table(model_layouts(str(model.path), args.parallel))
     if args.enable_layernorm_sp:
         scattered = model_layouts(str(model.path), args.parallel, layernorm_sp=True)
@@ -66,8 +67,8 @@ def describe(config: EngineConfig) -> str:
         f"A step holds up to {config.scheduler.max_tokens_per_step} rows of a DP rank,"
         f" its KV cache {config.max_total_tokens} tokens.",
         f"Decode graphs of a DP rank: {' '.join(map(str, buckets)) or 'none'}",
-        f"Memory of each rank, {total / 2**20:,.1f} MiB in all of {free_memory_bytes() / 2**20:,.0f} MiB that are free:"
-        f"\n\n{ledger_table(ledger)}",
+        f"Memory of each rank, {total / 2**20:,.1f} MiB in all of {free / 2**20:,.0f} MiB that are free."
+        f"{fits}\n\n{ledger_table(ledger)}",
     ]
     return "\n\n".join(sections)
 
