@@ -124,6 +124,14 @@ def test_all_that_weft_lacks_is_named_at_once():
     ]
 
 
+def test_arguments_with_values_that_weft_lacks_run_nothing():
+    args, refused = ServerArgs.parse_known(["--model-path", "demo", "--quantization", "awq", "--tp-size", "2"])
+    assert args.tp_size == 2
+    assert refused == args.lacking() != []
+    with pytest.raises(WeftError, match="weft does not have --quantization awq"):
+        resolve(args)
+
+
 PLANNED = [
     ("--host 0.0.0.0", "the HTTP server; use weft.Engine"),
     ("--speculative-algorithm EAGLE", "speculative decoding; leave the flag out"),

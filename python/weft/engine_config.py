@@ -102,9 +102,9 @@ def resolve(args: ServerArgs) -> EngineConfig:
     Raises:
         WeftError: a flag is planned only, the model cannot run under these flags, or the memory does not hold one page.
     """
-    planned = args.planned()
-    if planned:
-        raise WeftError("\n".join(planned))
+    obstacles = [*args.lacking(), *args.planned()]
+    if obstacles:
+        raise WeftError("\n".join(obstacles))
     model = read_model_info(args.model_path)
     _check_model(args, model)
     origins = dict(args.origins)

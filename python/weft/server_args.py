@@ -447,7 +447,7 @@ class ServerArgs:
     ) -> tuple["ServerArgs", list[str]]:
         """The arguments without the flags that SGLang has and weft has not, and why each of those is refused.
 
-        Values that weft does not have are refused too, but stand in the arguments, which thus run nothing.
+        Values that weft does not have are refused too, but stand in the arguments, with which nothing runs.
         """
         parser = Parser(prog=prog, description="weft's server arguments.")
         cls.add_cli_args(parser)
@@ -498,10 +498,7 @@ class ServerArgs:
     def _of(
         cls, values: Mapping[str, Any], refused: list[str], gpu_memory_mib: int | None
     ) -> tuple["ServerArgs", list[str]]:
-        for name, value in values.items():
-            why = _FLAGS[name].why_lacking(value) if isinstance(value, str) else None
-            if why is not None:
-                refused.append(why)
+        refused += _lacking(values)
         lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         try:
             args = cls(**{**values, **lists}, gpu_memory_mib=gpu_memory_mib, given=frozenset(values), with_lacking=True)
@@ -510,6 +507,10 @@ class ServerArgs:
         return args, refused
 
     # ---- what follows from the flags ----
+
+    def lacking(self) -> list[str]:
+        """A line for each value that weft does not have; only `parse_known` makes arguments that have any."""
+        return _lacking({name: getattr(self, name) for name in _FLAGS})
 
     def planned(self) -> list[str]:
         """Why nothing runs with these arguments yet: a line for each flag that is planned; none if they work."""
@@ -624,6 +625,11 @@ _FLAG_FIELDS = {item.name: item for item in fields(ServerArgs) if flag_of(item) 
 _FLAGS: dict[str, Flag] = {name: spec for name, item in _FLAG_FIELDS.items() if (spec := flag_of(item)) is not None}
 _KEYWORDS = {_as_keyword(alias): name for name, spec in _FLAGS.items() for alias in (*spec.names, *spec.deprecated)}
 _SHORTHANDS = {_as_keyword(alias): (name, value) for name, spec in _FLAGS.items() for alias, value in spec.shorthands}
+
+
+def _lacking(values: Mapping[str, object]) -> list[str]:
+    found = (_FLAGS[name].why_lacking(value) for name, value in values.items() if isinstance(value, str))
+    return [why for why in found if why is not None]
 
 
 def flag_table() -> list[tuple[str, Flag, object]]:
