@@ -222,7 +222,7 @@ ParallelConfig make_parallel(int tp_size, int dp_size, bool enable_dp_attention,
 TboCostTable make_cost_table(Lengths tokens, std::vector<double> compute_us, std::vector<double> dispatch_us,
                              std::vector<double> combine_us) {
   TboCostTable table{std::move(tokens), std::move(compute_us), std::move(dispatch_us), std::move(combine_us)};
-  WEFT_CHECK(!table.empty(), "cost table: no points; give at least one");
+  WEFT_CHECK(!table.empty(), "cost table: 0 points; give at least one");
   table.validate();
   return table;
 }

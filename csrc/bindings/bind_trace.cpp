@@ -28,8 +28,11 @@ DType parse_dtype(std::string_view name) {
 
 ModelShape make_model(std::vector<bool> sparse_pattern, int64_t hidden, int64_t vocab, std::string_view dtype,
                       bool has_shared_experts) {
-  WEFT_CHECK(hidden >= 1 && vocab >= 1, "model shape: hidden={} and vocab={} must be at least 1", hidden,
-             vocab);
+  // So that no count of elements overflows.
+  constexpr int64_t kMaxHidden = 1 << 20, kMaxVocab = 1 << 24;
+  WEFT_CHECK(hidden >= 1 && hidden <= kMaxHidden && vocab >= 1 && vocab <= kMaxVocab,
+             "model shape: hidden={} and vocab={} must be at least 1, and at most {} and {}", hidden, vocab,
+             kMaxHidden, kMaxVocab);
   return {.sparse_pattern = std::move(sparse_pattern),
           .hidden = hidden,
           .vocab = vocab,

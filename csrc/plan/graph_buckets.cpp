@@ -9,6 +9,14 @@
 namespace weft::plan {
 namespace {
 
+constexpr int64_t kMaxBatch = 1 << 20;  // requests of one DP rank: more than any list is made for
+constexpr int64_t kMaxTokensPerReq = 1 << 16;
+
+void check_max_bs(int64_t max_bs) {
+  WEFT_CHECK(max_bs >= 1 && max_bs <= kMaxBatch,
+             "capture_batch_sizes: max_bs={} must be at least 1 and at most {}", max_bs, kMaxBatch);
+}
+
 // Appends first, first + step, ... up to the smaller of last and max_bs.
 void append_range(std::vector<int64_t>& sizes, int64_t first, int64_t last, int64_t step, int64_t max_bs) {
   for (int64_t size = first; size <= std::min(last, max_bs); size += step) sizes.push_back(size);
@@ -21,7 +29,7 @@ void append_if_missing(std::vector<int64_t>& sizes, int64_t size) {
 }  // namespace
 
 std::vector<int64_t> capture_batch_sizes(int64_t max_bs, bool speculative, bool disable_padding) {
-  WEFT_CHECK(max_bs >= 1, "capture_batch_sizes: max_bs={} must be at least 1", max_bs);
+  check_max_bs(max_bs);
   std::vector<int64_t> sizes;
   if (disable_padding) {
     append_range(sizes, 1, max_bs, 1, max_bs);
@@ -42,7 +50,7 @@ std::vector<int64_t> capture_batch_sizes(int64_t max_bs, bool speculative, bool 
 }
 
 std::vector<int64_t> cpu_capture_batch_sizes(int64_t max_bs) {
-  WEFT_CHECK(max_bs >= 1, "cpu_capture_batch_sizes: max_bs={} must be at least 1", max_bs);
+  check_max_bs(max_bs);
   std::vector<int64_t> sizes;
   append_range(sizes, 1, 16, 1, max_bs);
   append_range(sizes, 18, 30, 2, max_bs);
@@ -53,10 +61,13 @@ std::vector<int64_t> cpu_capture_batch_sizes(int64_t max_bs) {
 }
 
 std::vector<int64_t> filter_capture_sizes(std::span<const int64_t> sizes, const CaptureFilter& filter) {
-  WEFT_CHECK(!sizes.empty(), "filter_capture_sizes: no sizes given");
-  WEFT_CHECK(filter.pool_size >= 1 && filter.attn_tp_size >= 1 && filter.tokens_per_req >= 1,
-             "filter_capture_sizes: pool_size={}, attn_tp_size={} and tokens_per_req={} must be at least 1",
-             filter.pool_size, filter.attn_tp_size, filter.tokens_per_req);
+  WEFT_CHECK(!sizes.empty(), "filter_capture_sizes: no sizes; give at least 1");
+  WEFT_CHECK(
+      filter.pool_size >= 1 && filter.pool_size <= INT32_MAX && filter.attn_tp_size >= 1 &&
+          filter.tokens_per_req >= 1 && filter.tokens_per_req <= kMaxTokensPerReq,
+      "filter_capture_sizes: pool_size={}, attn_tp_size={} and tokens_per_req={} must be at least 1, and at "
+      "most {}, {} and {}",
+      filter.pool_size, filter.attn_tp_size, filter.tokens_per_req, INT32_MAX, INT32_MAX, kMaxTokensPerReq);
   int64_t multiple = 1;
   if (filter.two_batch_overlap) multiple *= 2;
   if (filter.gathered_buffer) multiple *= filter.attn_tp_size;
@@ -65,7 +76,8 @@ std::vector<int64_t> filter_capture_sizes(std::span<const int64_t> sizes, const 
 
   std::vector<int64_t> candidates(sizes.begin(), sizes.end());
   for (const int64_t size : candidates)
-    WEFT_CHECK(size >= 1, "filter_capture_sizes: size {} is not positive", size);
+    WEFT_CHECK(size >= 1 && size <= INT32_MAX, "filter_capture_sizes: size {} must be 1..{}", size,
+               INT32_MAX);
   if (*std::max_element(candidates.begin(), candidates.end()) > pool) candidates.push_back(pool);
   std::sort(candidates.begin(), candidates.end());
   candidates.erase(std::unique(candidates.begin(), candidates.end()), candidates.end());

@@ -7,7 +7,7 @@
 
 namespace weft::plan {
 
-/// Decode batch sizes to capture up to max_bs (semantics 4.2).
+/// Decode batch sizes to capture up to max_bs (semantics 4.2). Throws Error unless max_bs is 1..2^20.
 std::vector<int64_t> capture_batch_sizes(int64_t max_bs, bool speculative, bool disable_padding);
 /// The list for the CPU backend: 1..16; 18..30 step 2; 32..80 step 4; 84.. step 8; max_bs.
 std::vector<int64_t> cpu_capture_batch_sizes(int64_t max_bs);

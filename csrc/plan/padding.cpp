@@ -31,7 +31,8 @@ DpPadding dp_padding(std::span<const int64_t> global_num_tokens, int attn_tp_siz
 
   DpPadding padding;
   for (const int64_t count : global_num_tokens) {
-    WEFT_CHECK(count >= 0, "dp_padding: a token count is {}", count);
+    WEFT_CHECK(count >= 0 && count <= INT32_MAX, "dp_padding: a token count is {}; it must be 0..{}", count,
+               INT32_MAX);
     padding.aligned.push_back(round_up<int64_t>(count, attn_tp_size));
   }
   const int64_t sum = std::accumulate(padding.aligned.begin(), padding.aligned.end(), int64_t{0});

@@ -5,20 +5,31 @@
 #include "plan/step_plan.h"
 
 namespace weft::plan {
+namespace {
+
+constexpr int64_t kMaxTokensPerReq = 1 << 16;  // so that no product of sizes overflows
+
+}  // namespace
 
 void PlanConfig::validate() const {
   parallel.validate();
   tbo_cost_table.validate();
-  WEFT_CHECK(tokens_per_req >= 1, "plan: tokens_per_req={} must be at least 1", tokens_per_req);
-  WEFT_CHECK(normal_chunk_rows >= 1 && low_latency_rows >= 1 && logit_chunk_rows >= 1,
-             "plan: normal_chunk_rows={}, low_latency_rows={} and logit_chunk_rows={} must be at least 1",
-             normal_chunk_rows, low_latency_rows, logit_chunk_rows);
+  WEFT_CHECK(tokens_per_req >= 1 && tokens_per_req <= kMaxTokensPerReq,
+             "plan: tokens_per_req={} must be at least 1 and at most {}", tokens_per_req, kMaxTokensPerReq);
+  for (const int64_t rows : {normal_chunk_rows, low_latency_rows, logit_chunk_rows}) {
+    WEFT_CHECK(
+        rows >= 1 && rows <= INT32_MAX,
+        "plan: normal_chunk_rows={}, low_latency_rows={} and logit_chunk_rows={} must be at least 1 and "
+        "at most {}",
+        normal_chunk_rows, low_latency_rows, logit_chunk_rows, INT32_MAX);
+  }
   const int64_t micro_batches = parallel.enable_two_batch_overlap ? 2 : 1;
   const int64_t multiple = std::lcm(row_alignment(), tokens_per_req) * micro_batches;
   int64_t last = 0;
   for (const int64_t bucket : graph_buckets) {
-    WEFT_CHECK(bucket > last, "plan: graph bucket {} after {}; buckets are positive and ascend", bucket,
-               last);
+    WEFT_CHECK(bucket > last && bucket <= INT32_MAX,
+               "plan: graph bucket {} after {}; buckets must be positive, ascend and end at {} or before",
+               bucket, last, INT32_MAX);
     WEFT_CHECK(bucket % multiple == 0,
                "plan: graph bucket {} is no multiple of {} (attention TP ranks {}, rows of a request {}, "
                "micro-batches {}); make the list with filter_capture_sizes, each size times tokens_per_req",

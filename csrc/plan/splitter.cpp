@@ -57,7 +57,7 @@ void check_indexed(const SplitInput& input) {
                input.token_num_per_seq, mode, kMaxWidth);
   }
   if (has_no_rows(input.mode)) {
-    WEFT_CHECK(input.num_tokens == 0, "split: a {} batch has no rows to run, but num_tokens={}", mode,
+    WEFT_CHECK(input.num_tokens == 0, "split: a {} batch has no rows to run, but num_tokens={}; give 0", mode,
                input.num_tokens);
   }
 }
@@ -66,18 +66,21 @@ void check_prefill(const SplitInput& input) {
   const std::string_view mode = forward_mode_name(input.mode);
   const size_t num_seqs = input.extend_lens.size();
   const int64_t total = sum_of(input.extend_lens);
-  WEFT_CHECK(total == input.num_tokens, "split: the extend lengths of a {} batch sum to {}, num_tokens is {}",
-             mode, total, input.num_tokens);
+  WEFT_CHECK(total == input.num_tokens,
+             "split: the extend lengths of a {} batch sum to {}, num_tokens is {}; they must be equal", mode,
+             total, input.num_tokens);
   WEFT_CHECK(input.prefix_lens.empty() || input.prefix_lens.size() == num_seqs,
-             "split: {} prefix lengths for {} sequences", input.prefix_lens.size(), num_seqs);
+             "split: {} prefix lengths for {} sequences; give one a sequence, or none",
+             input.prefix_lens.size(), num_seqs);
   WEFT_CHECK(input.seq_lens.empty() || input.seq_lens.size() == num_seqs,
-             "split: {} sequence lengths for {} sequences", input.seq_lens.size(), num_seqs);
+             "split: {} sequence lengths for {} sequences; give one a sequence, or none",
+             input.seq_lens.size(), num_seqs);
   check_lengths("prefix_lens", input.prefix_lens, input.mode);
   for (size_t i = 0; i < input.seq_lens.size(); ++i) {
     const int64_t prefix = input.prefix_lens.empty() ? 0 : input.prefix_lens[i];
     WEFT_CHECK(input.seq_lens[i] == prefix + input.extend_lens[i],
-               "split: sequence {} has length {}, but prefix {} and {} new tokens", i, input.seq_lens[i],
-               prefix, input.extend_lens[i]);
+               "split: sequence {} has length {}, but prefix {} and {} new tokens; it must be their sum", i,
+               input.seq_lens[i], prefix, input.extend_lens[i]);
   }
 }
 
@@ -94,17 +97,20 @@ void check_rest(const SplitInput& input) {
     check_prefill(input);
   } else {
     WEFT_CHECK(input.extend_lens.empty() && input.prefix_lens.empty(),
-               "split: a {} batch takes seq_lens, not extend_lens or prefix_lens", mode);
+               "split: a {} batch takes seq_lens, but {} extend_lens and {} prefix_lens are given", mode,
+               input.extend_lens.size(), input.prefix_lens.size());
     check_lengths("seq_lens", input.seq_lens, input.mode);
   }
   if (has_fixed_width(input.mode)) {
     const int64_t width = input.token_num_per_seq;
     WEFT_CHECK(input.num_tokens % width == 0,
-               "split: num_tokens={} of a {} batch is no multiple of {} per sequence", input.num_tokens, mode,
-               width);
+               "split: num_tokens={} of a {} batch is no multiple of {} per sequence; give all rows of all "
+               "sequences",
+               input.num_tokens, mode, width);
     WEFT_CHECK(
         input.seq_lens.empty() || static_cast<int64_t>(input.seq_lens.size()) == input.num_tokens / width,
-        "split: {} sequence lengths for {} sequences", input.seq_lens.size(), input.num_tokens / width);
+        "split: {} sequence lengths for {} sequences; give one a sequence, or none", input.seq_lens.size(),
+        input.num_tokens / width);
   }
   const int64_t max_mix =
       input.mode == ForwardMode::kMixed ? static_cast<int64_t>(input.extend_lens.size()) : 0;
@@ -271,13 +277,15 @@ int64_t compute_split_token_index(int64_t split_seq_index, const SplitInput& inp
   check_indexed(input);
   if (is_prefill(input.mode)) {
     WEFT_CHECK(split_seq_index >= 0 && split_seq_index <= static_cast<int64_t>(input.extend_lens.size()),
-               "split: sequence index {} of {} sequences", split_seq_index, input.extend_lens.size());
+               "split: sequence index {} of {} sequences; give what compute_split_seq_index returns",
+               split_seq_index, input.extend_lens.size());
     if (prefill_cuts(input.extend_lens, input.threshold, 2).even) return sum_of(input.extend_lens) / 2;
     return sum_of(input.extend_lens.first(static_cast<size_t>(split_seq_index)));
   }
   const int64_t max_index = has_fixed_width(input.mode) ? kMaxLength / input.token_num_per_seq : 0;
   WEFT_CHECK(split_seq_index >= 0 && split_seq_index <= max_index,
-             "split: a {} batch has no sequence index {}", forward_mode_name(input.mode), split_seq_index);
+             "split: a {} batch has no sequence index {}; it must be 0..{}", forward_mode_name(input.mode),
+             split_seq_index, max_index);
   return split_seq_index * input.token_num_per_seq;
 }
 
@@ -306,10 +314,11 @@ std::optional<Split> split(const SplitInput& input, std::string* why) {
 }
 
 std::pair<int64_t, int64_t> replay_split(int64_t bucket, int64_t num_tokens) {
-  WEFT_CHECK(bucket > 0 && bucket % 2 == 0, "replay_split: a bucket of {} rows has no two equal halves",
+  WEFT_CHECK(bucket > 0 && bucket % 2 == 0,
+             "replay_split: a bucket of {} rows has no two equal halves; give an even number", bucket);
+  WEFT_CHECK(num_tokens >= 0 && num_tokens <= bucket,
+             "replay_split: {} tokens in a bucket of {} rows; it must hold 0..{}", num_tokens, bucket,
              bucket);
-  WEFT_CHECK(num_tokens >= 0 && num_tokens <= bucket, "replay_split: {} tokens in a bucket of {} rows",
-             num_tokens, bucket);
   const int64_t half = bucket / 2;
   return {std::min(half, num_tokens), std::max<int64_t>(0, num_tokens - half)};
 }

@@ -8,6 +8,8 @@
 namespace weft::plan {
 namespace {
 
+constexpr int kMaxStages = 1 << 20;
+
 // Builds stages from operations and yields. A yield ends the stage; with nothing in it, it is no stage.
 class StageList {
  public:
@@ -130,8 +132,9 @@ StagePlan make_stage_plan(const std::vector<LayerLayout>& layouts, ForwardMode s
 }
 
 std::vector<std::pair<int, int>> stage_order(int num_stages, int delta_stages, int num_micro_batches) {
-  WEFT_CHECK(num_stages >= 0 && delta_stages >= 0,
-             "stage_order: num_stages={} and delta_stages={} must be >= 0", num_stages, delta_stages);
+  WEFT_CHECK(num_stages >= 0 && num_stages <= kMaxStages && delta_stages >= 0,
+             "stage_order: num_stages={} and delta_stages={} must be at least 0, num_stages at most {}",
+             num_stages, delta_stages, kMaxStages);
   WEFT_CHECK(num_micro_batches >= 1 && num_micro_batches <= kMaxMicroBatches,
              "stage_order: num_micro_batches={} must be 1..{}", num_micro_batches, kMaxMicroBatches);
   const int delta = std::min(delta_stages, num_stages);

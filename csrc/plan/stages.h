@@ -72,7 +72,7 @@ StagePlan make_stage_plan(const std::vector<LayerLayout>& layouts, ForwardMode s
 /// The order in which micro-batches run their stages: {micro_batch, stage} pairs. Each starts `delta` stages
 /// behind the one before it; in between they take turns. So of two, a runs `delta` stages alone, then they
 /// alternate, then b ends alone; with delta >= num_stages, all of a and then all of b. Throws Error if a
-/// number is negative, or num_micro_batches is not 1..kMaxMicroBatches.
+/// number is negative or above 2^20 stages, or num_micro_batches is not 1..kMaxMicroBatches.
 std::vector<std::pair<int, int>> stage_order(int num_stages, int delta_stages, int num_micro_batches = 2);
 
 }  // namespace weft::plan

@@ -19,49 +19,53 @@ void check_state(const RankState& state, size_t dp_rank, bool check_split) {
   WEFT_CHECK(mode != "?", "DP rank {}: {} is no forward mode", dp_rank, static_cast<int>(state.mode));
   if (has_no_rows(state.mode)) {
     WEFT_CHECK(state.num_tokens == 0 && state.num_seqs == 0 && state.num_logit_rows == 0,
-               "DP rank {} is {} but has num_tokens={}, num_seqs={}, num_logit_rows={}", dp_rank, mode,
-               state.num_tokens, state.num_seqs, state.num_logit_rows);
+               "DP rank {} is {} but has num_tokens={}, num_seqs={}, num_logit_rows={}; give 0", dp_rank,
+               mode, state.num_tokens, state.num_seqs, state.num_logit_rows);
     return;
   }
-  WEFT_CHECK(state.num_tokens > 0, "DP rank {}: {} with num_tokens={}; a rank without rows is IDLE", dp_rank,
-             mode, state.num_tokens);
+  WEFT_CHECK(state.num_tokens > 0 && state.num_tokens <= INT32_MAX,
+             "DP rank {}: {} with num_tokens={}; it must be 1..{}, a rank without rows is IDLE", dp_rank,
+             mode, state.num_tokens, INT32_MAX);
   WEFT_CHECK(state.num_seqs >= 0 && state.num_seqs <= state.num_tokens,
-             "DP rank {}: num_seqs={} for num_tokens={}; every sequence has a token", dp_rank, state.num_seqs,
-             state.num_tokens);
+             "DP rank {}: num_seqs={} for num_tokens={}; every sequence must have a token", dp_rank,
+             state.num_seqs, state.num_tokens);
   if (has_fixed_width(state.mode)) {
     WEFT_CHECK(state.tokens_per_req >= 1 && (state.mode != ForwardMode::kDecode || state.tokens_per_req == 1),
-               "DP rank {}: {} with tokens_per_req={}; DECODE has 1, TARGET_VERIFY the draft tokens", dp_rank,
-               mode, state.tokens_per_req);
+               "DP rank {}: {} with tokens_per_req={}; give 1 for DECODE, the draft tokens for TARGET_VERIFY",
+               dp_rank, mode, state.tokens_per_req);
     WEFT_CHECK(state.num_tokens % state.tokens_per_req == 0 &&
                    state.num_seqs == state.num_tokens / state.tokens_per_req,
-               "DP rank {}: {} with num_tokens={} and num_seqs={}; every request has {} rows", dp_rank, mode,
-               state.num_tokens, state.num_seqs, state.tokens_per_req);
+               "DP rank {}: {} with num_tokens={} and num_seqs={}; every request must have {} rows", dp_rank,
+               mode, state.num_tokens, state.num_seqs, state.tokens_per_req);
   }
   WEFT_CHECK(state.num_logit_rows >= 0 && state.num_logit_rows <= state.num_tokens,
-             "DP rank {}: num_logit_rows={} for num_tokens={}", dp_rank, state.num_logit_rows,
-             state.num_tokens);
+             "DP rank {}: num_logit_rows={} for num_tokens={}; give 0 to all of them", dp_rank,
+             state.num_logit_rows, state.num_tokens);
   if (!check_split || state.can_split == 0) return;
   const auto [first, second] = std::pair(state.split_tokens[0], state.split_tokens[1]);
-  WEFT_CHECK(first >= 0 && second >= 0 && first + second == state.num_tokens,
-             "DP rank {}: split_tokens={},{} do not make num_tokens={}", dp_rank, first, second,
-             state.num_tokens);
+  WEFT_CHECK(first >= 0 && first <= state.num_tokens && second == state.num_tokens - first,
+             "DP rank {}: split_tokens={},{} do not make num_tokens={}; give the children's, or can_split 0",
+             dp_rank, first, second, state.num_tokens);
 }
 
 void check_states(const std::vector<RankState>& states, const PlanConfig& config) {
   const auto attn_dp_size = static_cast<size_t>(config.parallel.attn_dp_size());
-  WEFT_CHECK(states.size() == attn_dp_size, "make_step_plan: {} rank states for {} DP ranks", states.size(),
-             attn_dp_size);
+  WEFT_CHECK(states.size() == attn_dp_size, "make_step_plan: {} rank states for {} DP ranks; give one each",
+             states.size(), attn_dp_size);
   for (size_t d = 0; d < states.size(); ++d) {
     const RankState& state = states[d];
-    WEFT_CHECK(state.step_id == states[0].step_id, "DP rank {} is at step {}, DP rank 0 at step {}", d,
+    WEFT_CHECK(state.step_id == states[0].step_id,
+               "DP rank {} is at step {}, DP rank 0 at step {}; all states must be of one step", d,
                state.step_id, states[0].step_id);
     WEFT_CHECK(state.config_hash == states[0].config_hash,
                "DP rank {} has configuration {:016x}, DP rank 0 has {:016x}; start every rank with the same "
                "arguments",
                d, state.config_hash, states[0].config_hash);
-    WEFT_CHECK(state.trace_hash == states[0].trace_hash,
-               "step {}: DP rank {} ran collectives {:016x} before, DP rank 0 ran {:016x}", state.step_id, d,
-               state.trace_hash, states[0].trace_hash);
+    WEFT_CHECK(
+        state.trace_hash == states[0].trace_hash,
+        "step {}: DP rank {} ran collectives {:016x} before, DP rank 0 ran {:016x}; they must have run the "
+        "same",
+        state.step_id, d, state.trace_hash, states[0].trace_hash);
     check_state(state, d, config.parallel.enable_two_batch_overlap);
   }
 }
@@ -211,16 +215,19 @@ class Planner {
       first = std::max(first, a);
       second = std::max(second, b);
     }
-    const int64_t align = config_.row_alignment();
-    return config_.tbo_cost_table.pays(round_up(whole, align), round_up(first, align),
-                                       round_up(second, align));
+    return config_.tbo_cost_table.pays(round_up(whole, alignment()), round_up(first, alignment()),
+                                       round_up(second, alignment()));
+  }
+
+  // What the rows of this step are padded to a multiple of.
+  [[nodiscard]] int64_t alignment() const {
+    return plan_.layernorm_sp ? parallel_.attn_tp_size() : config_.row_alignment();
   }
 
   // Rows and their places, from the real tokens.
   void lay_out(MicroBatchPlan& batch) const {
     const auto num_batches = static_cast<int64_t>(plan_.micro_batches.size());
     const bool replay = any_replay();
-    const int64_t alignment = plan_.layernorm_sp ? parallel_.attn_tp_size() : config_.row_alignment();
     if (gathered_ && !replay) {
       DpPadding padding = dp_padding(batch.num_tokens, parallel_.attn_tp_size(), parallel_.attn_dp_size(),
                                      plan_.is_extend_in_batch);
@@ -232,7 +239,7 @@ class Planner {
     }
     for (size_t d = 0; d < states_.size(); ++d) {
       const int64_t bucket = plan_.graph_bucket[d];
-      const int64_t rows = bucket > 0 ? bucket / num_batches : round_up(batch.num_tokens[d], alignment);
+      const int64_t rows = bucket > 0 ? bucket / num_batches : round_up(batch.num_tokens[d], alignment());
       batch.rows.push_back(rows);
       batch.start.push_back(gathered_ ? batch.gathered_rows : 0);
       if (gathered_) batch.gathered_rows += rows;

@@ -60,8 +60,8 @@ double TboCostTable::split_us(int64_t first_rows, int64_t second_rows) const {
 void TboCostTable::validate() const {
   int64_t last = 0;
   for (size_t i = 0; i < tokens.size(); ++i) {
-    WEFT_CHECK(tokens[i] > last, "cost table: tokens[{}]={} after {}; tokens ascend from 1", i, tokens[i],
-               last);
+    WEFT_CHECK(tokens[i] > last, "cost table: tokens[{}]={} after {}; tokens must ascend from 1", i,
+               tokens[i], last);
     last = tokens[i];
   }
   const auto check = [this](std::string_view name, const std::vector<double>& cost) {

@@ -42,7 +42,9 @@ def layer_layouts(
         WeftError: an unknown letter, or sizes that do not fit together.
     """
     if isinstance(pattern, str) and not set(pattern) <= {"D", "S"}:
-        raise WeftError(f"layer_layouts: pattern {pattern!r} has letters other than D (dense) and S (sparse)")
+        raise WeftError(
+            f"layer_layouts: pattern {pattern!r} has letters other than D (dense) and S (sparse); give those"
+        )
     sparse = [letter == "S" for letter in pattern] if isinstance(pattern, str) else list(pattern)
     parallel = ParallelConfig(
         tp_size=tp_size,

@@ -385,7 +385,7 @@ TEST(StepPlanErrorTest, AStateThatContradictsItselfIsRefused) {
               HasSubstr("DP rank 1 is IDLE but has"));
   EXPECT_THAT(refused([](RankState& s) { s.num_tokens = 0; }), HasSubstr("a rank without rows is IDLE"));
   EXPECT_THAT(refused([](RankState& s) { s.num_seqs = 5; }), HasSubstr("num_seqs=5"));
-  EXPECT_THAT(refused([](RankState& s) { s.num_seqs = 3; }), HasSubstr("every request has 1 rows"));
+  EXPECT_THAT(refused([](RankState& s) { s.num_seqs = 3; }), HasSubstr("every request must have 1 rows"));
   EXPECT_THAT(refused([](RankState& s) { s.tokens_per_req = 2; }), HasSubstr("tokens_per_req=2"));
   EXPECT_THAT(refused([](RankState& s) {
                 s.mode = ForwardMode::kTargetVerify;
