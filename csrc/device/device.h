@@ -19,7 +19,7 @@ namespace weft::device {
 
 class Device;
 
-enum class Backend : uint8_t { kCpu };
+enum class Backend : uint8_t { kCpu, kNull };
 
 /// Device memory with a name; move-only. `Device::allocate` makes it. Destroying it while a live Graph uses
 /// it is allowed, but makes every later replay of that graph throw, naming the buffer.
@@ -158,6 +158,7 @@ class Stream {
 
   /// Marks the ops enqueued from now on, in traces alone: the micro-batch that they work for.
   void set_tag(int32_t tag) { tag_ = tag; }
+  [[nodiscard]] int32_t tag() const { return tag_; }
 
   /// Copies bytes between device buffers and host buffers of this device (either may be either).
   virtual void copy(void* dst, const void* src, size_t num_bytes) = 0;

@@ -15,16 +15,6 @@
 namespace weft::exec {
 namespace {
 
-plan::ModelShape model_shape(const ExecConfig& config, const model::ModelConfig& model) {
-  plan::ModelShape shape;
-  for (int64_t i = 0; i < model.num_hidden_layers; ++i) shape.sparse_pattern.push_back(model.is_sparse(i));
-  shape.hidden = model.hidden_size;
-  shape.vocab = model.vocab_size;
-  shape.dtype = config.dtype;
-  shape.has_shared_experts = model.moe.n_shared_experts > 0;
-  return shape;
-}
-
 /// Throws unless what the rank enqueued is what the plan predicted.
 void check_trace(const std::vector<plan::CollectiveRecord>& expected,
                  const std::vector<plan::CollectiveRecord>& actual, int rank, uint64_t step_id) {
@@ -38,6 +28,16 @@ void check_trace(const std::vector<plan::CollectiveRecord>& expected,
 }
 
 }  // namespace
+
+plan::ModelShape model_shape(const ExecConfig& config, const model::ModelConfig& model) {
+  plan::ModelShape shape;
+  for (int64_t i = 0; i < model.num_hidden_layers; ++i) shape.sparse_pattern.push_back(model.is_sparse(i));
+  shape.hidden = model.hidden_size;
+  shape.vocab = model.vocab_size;
+  shape.dtype = config.dtype;
+  shape.has_shared_experts = model.moe.n_shared_experts > 0;
+  return shape;
+}
 
 /// Allocates named device memory and keeps it.
 class RankMemory {

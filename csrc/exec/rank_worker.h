@@ -15,6 +15,7 @@
 #include "model/config.h"
 #include "model/weight_coverage.h"
 #include "plan/step_plan.h"
+#include "plan/trace.h"
 
 namespace weft::exec {
 
@@ -31,6 +32,9 @@ struct ExecConfig {
   bool poison = false;           // tests: NaN in padding, workspaces and unused KV before every step
   std::chrono::milliseconds timeout{60000};  // of every wait
 };
+
+/// What of the model a step's collectives depend on.
+plan::ModelShape model_shape(const ExecConfig& config, const model::ModelConfig& model);
 
 /// A line of the memory ledger: bytes on one rank.
 struct MemoryItem {

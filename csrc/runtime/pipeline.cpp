@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "runtime/rank_threads.h"
 
 namespace weft::runtime {
 namespace {
@@ -35,13 +36,17 @@ std::vector<TimelineSpan> make_timeline(const std::vector<std::vector<device::Op
 
 Pipeline::Pipeline(PipelineConfig config, WorkerFactory make_worker,
                    std::function<void(const std::string&)> abort)
+    : Pipeline(config, std::make_unique<RankThreads>(
+                           RankThreadsConfig{.num_ranks = config.plan.parallel.tp_size,
+                                             .attn_tp_size = config.plan.parallel.attn_tp_size(),
+                                             .timeout = config.timeout},
+                           std::move(make_worker), std::move(abort))) {}
+
+Pipeline::Pipeline(PipelineConfig config, std::unique_ptr<StepRunner> runner)
     : config_(std::move(config)),
       config_hash_(config_.plan.hash()),
       requests_(config_.plan.parallel.attn_dp_size(), config_.limits),
-      threads_({.num_ranks = config_.plan.parallel.tp_size,
-                .attn_tp_size = config_.plan.parallel.attn_tp_size(),
-                .timeout = config_.timeout},
-               std::move(make_worker), std::move(abort)) {}
+      runner_(std::move(runner)) {}
 
 std::shared_ptr<Step> Pipeline::new_step() {
   const auto attn_dp_size = static_cast<size_t>(config_.plan.parallel.attn_dp_size());
@@ -60,18 +65,18 @@ std::shared_ptr<Step> Pipeline::new_step() {
 }
 
 void Pipeline::plan_step(Step& step) {
-  std::vector<plan::RankState> states;
+  step.states.clear();
   for (const RankBatch& batch : step.batches) {
     // The plan fixes the collectives, and each rank compares what it ran with them; so the hash of the plan
     // before stands for the collectives before.
-    states.push_back(make_rank_state(batch, {.step_id = step.id,
-                                             .config_hash = config_hash_,
-                                             .trace_hash = last_plan_hash_,
-                                             .overlap = config_.plan.parallel.enable_two_batch_overlap,
-                                             .split_threshold = config_.split_threshold,
-                                             .attn_tp_size = config_.plan.parallel.attn_tp_size()}));
+    step.states.push_back(make_rank_state(batch, {.step_id = step.id,
+                                                  .config_hash = config_hash_,
+                                                  .trace_hash = last_plan_hash_,
+                                                  .overlap = config_.plan.parallel.enable_two_batch_overlap,
+                                                  .split_threshold = config_.split_threshold,
+                                                  .attn_tp_size = config_.plan.parallel.attn_tp_size()}));
   }
-  step.plan = plan::make_step_plan(states, config_.plan);
+  step.plan = plan::make_step_plan(step.states, config_.plan);
   last_plan_hash_ = step.plan.hash();
   for (size_t d = 0; d < step.batches.size(); ++d) {
     const RequestTable& table = requests_.table(static_cast<int>(d));
@@ -84,7 +89,7 @@ void Pipeline::plan_step(Step& step) {
 
 uint64_t Pipeline::submit(StepBatch batch) {
   const std::lock_guard lock(mutex_);
-  threads_.check();
+  runner_->check();
   WEFT_CHECK(in_flight_.size() < kMaxTickets, "submit: steps {} and {} are in flight; wait for step {} first",
              in_flight_.front()->id, in_flight_.back()->id, in_flight_.front()->id);
   std::shared_ptr<Step> step = new_step();
@@ -100,13 +105,13 @@ uint64_t Pipeline::submit(StepBatch batch) {
     plan_step(*step);
   } catch (const std::exception& e) {
     // The rows are scheduled and will never run.
-    threads_.fail(-1, fmt::format("step {}: {}", step->id, e.what()));
+    runner_->fail(-1, fmt::format("step {}: {}", step->id, e.what()));
     throw;
   }
   step->traced = std::exchange(trace_next_, false);
   if (step->traced) step->spans.resize(static_cast<size_t>(config_.plan.parallel.tp_size));
   in_flight_.push_back(step);
-  threads_.push(step);
+  runner_->push(step);
   return step->id;
 }
 
@@ -114,13 +119,13 @@ StepResult Pipeline::wait(uint64_t ticket) {
   std::shared_ptr<Step> step;
   {
     const std::lock_guard lock(mutex_);
-    threads_.check();
+    runner_->check();
     WEFT_CHECK(!in_flight_.empty(), "wait({}): no step is in flight", ticket);
     WEFT_CHECK(ticket == in_flight_.front()->id, "wait({}): the oldest step in flight is {}", ticket,
                in_flight_.front()->id);
     step = in_flight_.front();
   }
-  threads_.wait(*step);
+  runner_->wait(*step);
   const std::lock_guard lock(mutex_);
   WEFT_CHECK(!in_flight_.empty() && step == in_flight_.front(), "wait({}): another thread waited for it",
              ticket);
@@ -146,7 +151,7 @@ std::vector<TimelineSpan> Pipeline::timeline() const {
 
 Stats Pipeline::stats() const {
   Stats stats;
-  stats.ranks = threads_.counters();
+  stats.ranks = runner_->counters();
   const std::lock_guard lock(mutex_);
   stats.requests = requests_.counts();
   for (int d = 0; d < config_.plan.parallel.attn_dp_size(); ++d) {

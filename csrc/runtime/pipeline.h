@@ -11,9 +11,9 @@
 
 #include "exec/forward.h"
 #include "plan/step_plan.h"
-#include "runtime/rank_threads.h"
 #include "runtime/requests.h"
 #include "runtime/step.h"
+#include "runtime/step_runner.h"
 #include "runtime/worker.h"
 
 namespace weft::runtime {
@@ -51,7 +51,9 @@ class Pipeline {
   /// Steps submitted and not waited for.
   static constexpr size_t kMaxTickets = 2;
 
+  /// On a thread for each rank.
   Pipeline(PipelineConfig config, WorkerFactory make_worker, std::function<void(const std::string&)> abort);
+  Pipeline(PipelineConfig config, std::unique_ptr<StepRunner> runner);
 
   /// Applies the batch's changes and starts its step. Returns a ticket, or 0 if no rank has rows. Throws
   /// Error and changes nothing if the batch is not valid or kMaxTickets are out; after a failure, throws
@@ -66,8 +68,8 @@ class Pipeline {
   void trace_next_step();
   /// Of the last traced step that was waited for, by start; empty if there is none.
   [[nodiscard]] std::vector<TimelineSpan> timeline() const;
-  /// See RankThreads::close.
-  void close() { threads_.close(); }
+  /// See StepRunner::close.
+  void close() { runner_->close(); }
 
  private:
   std::shared_ptr<Step> new_step();
@@ -75,7 +77,7 @@ class Pipeline {
 
   PipelineConfig config_;
   uint64_t config_hash_ = 0;
-  mutable std::mutex mutex_;  // of all below but threads_
+  mutable std::mutex mutex_;  // of all below but runner_
   Requests requests_;
   uint64_t next_id_ = 1;
   uint64_t last_plan_hash_ = 0;
@@ -83,7 +85,7 @@ class Pipeline {
   std::vector<std::shared_ptr<Step>> spare_;  // retired steps, kept for their memory
   bool trace_next_ = false;
   std::vector<TimelineSpan> timeline_;
-  RankThreads threads_;
+  std::unique_ptr<StepRunner> runner_;
 };
 
 }  // namespace weft::runtime

@@ -9,24 +9,10 @@
 #include <thread>
 #include <vector>
 
-#include "exec/forward.h"
-#include "plan/step_plan.h"
-#include "runtime/rank_batch.h"
+#include "runtime/step_runner.h"
 #include "runtime/worker.h"
 
 namespace weft::runtime {
-
-/// A step on its way: the rank threads read plan and inputs and write outputs.
-struct Step {
-  uint64_t id = 0;  // 1, 2, ...: also the ticket
-  plan::StepPlan plan;
-  std::vector<RankBatch> batches;                  // by DP rank
-  std::vector<exec::ForwardInput> inputs;          // by DP rank
-  std::vector<exec::ForwardOutput> outputs;        // by DP rank
-  int num_collected = 0;                           // ranks
-  bool traced = false;                             // runs alone, and leaves spans
-  std::vector<std::vector<device::OpSpan>> spans;  // by rank
-};
 
 struct RankThreadsConfig {
   int num_ranks = 1;
@@ -41,30 +27,24 @@ struct RankThreadsConfig {
 ///
 /// The first failure of any rank ends all of them: `abort` is called once with its message, which wait() and
 /// push() then throw for ever.
-class RankThreads {
+class RankThreads final : public StepRunner {
  public:
   /// Makes all workers; throws Error with the first failure after the others have ended.
   RankThreads(const RankThreadsConfig& config, WorkerFactory make_worker,
               std::function<void(const std::string&)> abort);
   /// close(), its error dropped.
-  ~RankThreads();
+  ~RankThreads() override;
   RankThreads(const RankThreads&) = delete;
   RankThreads& operator=(const RankThreads&) = delete;
 
-  /// Hands a step to every rank.
-  void push(const std::shared_ptr<Step>& step);
-  /// Blocks until every rank has collected `step`. Throws Error naming the rank that failed, or the ranks
-  /// that did not come in time.
-  void wait(const Step& step);
-  /// Records a failure that did not come from a worker's call; from any thread.
-  void fail(int rank, const std::string& message) noexcept;
-  /// Throws the failure, if there is one.
-  void check() const;
-  /// Of each rank, as of its last collected step.
-  [[nodiscard]] std::vector<exec::RankCounters> counters() const;
-  /// Ends the threads, steps in flight included. Idempotent. Throws Error naming ranks that did not end
-  /// within join_timeout; their threads, and what they own, are then left behind.
-  void close();
+  void push(const std::shared_ptr<Step>& step) override;
+  void wait(const Step& step) override;
+  void fail(int rank, const std::string& message) noexcept override;
+  void check() const override;
+  [[nodiscard]] std::vector<exec::RankCounters> counters() const override;
+  /// Names ranks that did not end within join_timeout; their threads, and what they own, are then left
+  /// behind.
+  void close() override;
 
  private:
   struct Shared;

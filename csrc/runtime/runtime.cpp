@@ -74,8 +74,10 @@ struct Ranks {
   }
 };
 
+}  // namespace
+
 PipelineConfig pipeline_config(const RuntimeConfig& config, const exec::ExecConfig& exec_config,
-                               const model::ModelConfig& model, const RuntimeHooks& hooks) {
+                               const model::ModelConfig& model) {
   PipelineConfig p;
   p.plan = exec_config.plan;
   p.limits = {.max_requests = exec_config.max_seqs,
@@ -87,12 +89,9 @@ PipelineConfig pipeline_config(const RuntimeConfig& config, const exec::ExecConf
               .vocab_size = model.vocab_size};
   p.split_threshold = config.tbo_token_distribution_threshold;
   p.list_unused_pages = exec_config.poison;
-  p.edit_input = hooks.edit_input;
   p.timeout = exec_config.timeout;
   return p;
 }
-
-}  // namespace
 
 std::vector<RankMemoryItem> memory_ledger(const RuntimeConfig& config) {
   const model::ModelConfig model = model::load_config(config.model_path);
@@ -112,8 +111,10 @@ Runtime::Runtime(const RuntimeConfig& config, RuntimeHooks hooks) {
   vocab_size_ = ranks->model.vocab_size;
   num_pages_ = ranks->config.num_pages;
 
+  auto steps = pipeline_config(config, ranks->config, ranks->model);
+  steps.edit_input = ranks->hooks.edit_input;
   pipeline_ = std::make_unique<Pipeline>(
-      pipeline_config(config, ranks->config, ranks->model, ranks->hooks),
+      std::move(steps),
       [ranks](int rank, std::function<void(const std::string&)> fail) {
         return ranks->make_worker(rank, std::move(fail));
       },

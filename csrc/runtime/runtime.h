@@ -34,6 +34,10 @@ struct RuntimeHooks {
   std::function<void(int dp_rank, exec::ForwardInput& input)> edit_input;  // of each step, in submit()
 };
 
+/// How steps run under a configuration and the sizes that resolve() gave it.
+[[nodiscard]] PipelineConfig pipeline_config(const RuntimeConfig& config, const exec::ExecConfig& exec_config,
+                                             const model::ModelConfig& model);
+
 /// A line of the memory ledger.
 struct RankMemoryItem {
   int rank = 0;

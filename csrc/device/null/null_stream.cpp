@@ -1,0 +1,235 @@
+#include "device/null/null_stream.h"
+
+#include <utility>
+
+#include "base/error.h"
+
+namespace weft::device::null {
+
+void NullEvent::check_not_captured() const {
+  WEFT_CHECK(record.capture == nullptr, "{}: the event's last record is part of a capture",
+             core->options.name);
+}
+
+bool NullEvent::reached() const {
+  if (!record.set) return true;
+  const auto& queue = core->queues[record.lane];
+  return queue == nullptr || queue->cursor.passed(record.mark);
+}
+
+bool NullEvent::query() const {
+  check_not_captured();
+  return reached();
+}
+
+void NullEvent::wait_idle(std::chrono::milliseconds /*timeout*/) {
+  check_not_captured();
+  core->advance();
+  WEFT_CHECK(reached(),
+             "{}: nothing that the host could wait for ends the wait for an event of stream '{}': {}",
+             core->options.name, core->queues[record.lane]->name, core->where());
+  cpu::join(core->host, record.clock);
+}
+
+NullStream::NullStream(Device& device, std::shared_ptr<Core> core, const std::string& name)
+    : device_(device),
+      core_(std::move(core)),
+      id_(static_cast<uint32_t>(core_->queues.size())),
+      queue_(std::make_shared<Queue>()),
+      where_(core_->options.name + " " + name),
+      cache_(core_->buffers) {
+  queue_->name = name;
+  queue_->cursor.script = &queue_->script;
+  queue_->cursor.stream = queue_->name;
+  core_->queues.push_back(queue_);
+  core_->history.add_agent(name);
+}
+
+NullStream::~NullStream() {
+  if (core_->capturing != nullptr && core_->capturing == capture_.get()) {
+    capture_->active = false;
+    core_->capturing = nullptr;
+  }
+  cpu::join(core_->host, end_clock());
+  core_->queues[id_] = nullptr;
+}
+
+cpu::Clock NullStream::end_clock() const {
+  cpu::Clock clock = clock_;
+  cpu::advance(clock, id_, num_pushed_);
+  return clock;
+}
+
+NullEvent& NullStream::own(Event& event) const {
+  auto* null_event = dynamic_cast<NullEvent*>(&event);
+  WEFT_CHECK(null_event != nullptr && null_event->core == core_, "{}: the event belongs to another device",
+             where_);
+  return *null_event;
+}
+
+void NullStream::check_no_capture(std::string_view what) const {
+  WEFT_CHECK(core_->capturing == nullptr,
+             "{}: '{}' while another stream of the device captures, which this one has not joined", where_,
+             what);
+}
+
+// Every access lies in one live buffer; and if order is checked, follows what it conflicts with.
+void NullStream::note_accesses(const Op& op) {
+  const bool capturing = is_capturing();
+  const bool check_order = core_->options.check_order;
+  accesses_.clear();
+  for (const Access& access : op.accesses) {
+    if (access.num_bytes == 0) continue;
+    const auto& buffer = cache_.find(access, where_, op.name);
+    if (capturing && capture_->buffers.insert(buffer.get()).second)
+      capture_->graph->buffers.push_back(buffer);
+    if (!check_order) continue;
+    const size_t begin = reinterpret_cast<uintptr_t>(access.data) - buffer->begin;
+    accesses_.push_back({buffer, begin, begin + access.num_bytes, access.write, op.name});
+  }
+  if (!check_order) return;
+  if (capturing) {
+    const uint64_t position = capture_->graph->lanes[lane_]->ops.size() + 1;
+    for (const auto& access : accesses_) {
+      capture_->history.add(static_cast<uint32_t>(lane_), position, capture_->clocks[lane_], access, where_);
+    }
+    capture_->accesses.insert(capture_->accesses.end(), accesses_.begin(), accesses_.end());
+  } else {
+    cpu::join(clock_, core_->host);
+    for (const auto& access : accesses_) core_->history.add(id_, num_pushed_ + 1, clock_, access, where_);
+    core_->history.prune(core_->host);
+  }
+}
+
+void NullStream::enqueue(const Op& op) {
+  const bool capturing = is_capturing();
+  if (!capturing) check_no_capture(op.name);
+  note_accesses(op);
+  Script& to = script();
+  if (op.kind == OpKind::kCollective) {
+    auto& memory = capturing ? capture_->graph->collective_memory : core_->collective_memory;
+    const NullCollective* collective = memory.add(op);
+    to.commands.push_back(
+        {.type = Command::Type::kCollective, .index = to.collectives.size(), .position = to.ops.size()});
+    to.collectives.push_back(collective);
+    (capturing ? capture_->graph->collectives : core_->enqueued).push_back(collective);
+  }
+  to.ops.push_back({op.name, op.tag});
+  if (capturing) {
+    capture_->graph->op_names.push_back(op.name);
+    cpu::advance(capture_->clocks[lane_], lane_, to.ops.size());
+  } else {
+    ++num_pushed_;
+  }
+}
+
+void NullStream::record(Event& event) {
+  Record& record = own(event).record;
+  Script& to = script();
+  record.set = true;
+  record.mark = to.num_marks++;
+  if (is_capturing()) {
+    record.capture = capture_;
+    record.lane = static_cast<uint32_t>(lane_);
+    record.clock = capture_->clocks[lane_];
+  } else {
+    record.capture = nullptr;
+    record.lane = id_;
+    if (core_->options.check_order) record.clock = end_clock();
+  }
+  to.commands.push_back({.type = Command::Type::kMark, .index = record.mark, .position = to.ops.size()});
+}
+
+void NullStream::wait(Event& event) {
+  const Record& record = own(event).record;
+  const bool capturing = is_capturing();
+  if (record.capture == nullptr) {
+    WEFT_CHECK(
+        !capturing,
+        "{}: a wait inside a capture for an event that was {}; record it in the capture, or wait before "
+        "begin_capture",
+        where_, record.set ? "recorded outside any capture" : "never recorded");
+    if (!record.set || record.lane == id_ || core_->drops_wait()) return;
+    cpu::join(clock_, record.clock);
+  } else {
+    WEFT_CHECK(record.capture->active,
+               "{}: a wait for an event that was recorded in a capture that has ended; record it again",
+               where_);
+    WEFT_CHECK(!capturing || record.capture == capture_,
+               "{}: a wait for an event of another capture; captures cannot be merged", where_);
+    if (capturing && record.lane == lane_) return;
+    if (core_->drops_wait()) return;
+    if (!capturing) {
+      capture_ = record.capture;
+      lane_ = capture_->add_lane(name());
+    }
+    cpu::join(capture_->clocks[lane_], record.clock);
+  }
+  Script& to = script();
+  to.commands.push_back(
+      {.type = Command::Type::kWait, .lane = record.lane, .index = record.mark, .position = to.ops.size()});
+}
+
+void NullStream::begin_capture() {
+  WEFT_CHECK(!is_capturing(), "{}: begin_capture on a stream that is capturing already", where_);
+  check_no_capture("begin_capture");
+  capture_ = std::make_shared<Capture>();
+  lane_ = capture_->add_lane(name());
+  core_->capturing = capture_.get();
+}
+
+std::unique_ptr<device::Graph> NullStream::end_capture() {
+  WEFT_CHECK(is_capturing() && lane_ == 0, "{}: end_capture on a stream that began no capture", where_);
+  core_->capturing = nullptr;
+  return std::make_unique<NullGraph>(core_, std::exchange(capture_, nullptr)->finish());
+}
+
+void NullStream::replay(device::Graph& graph) {
+  WEFT_CHECK(!is_capturing(), "{}: replay on a stream that is capturing", where_);
+  check_no_capture("replay");
+  auto* null_graph = dynamic_cast<NullGraph*>(&graph);
+  WEFT_CHECK(null_graph != nullptr && null_graph->core == core_, "{}: the graph belongs to another device",
+             where_);
+  const auto& captured = null_graph->graph;
+  if (null_graph->checked_at != core_->buffers.num_removed()) {
+    for (const auto& buffer : captured->buffers) {
+      WEFT_CHECK(buffer->alive.load(), "{}: the graph uses buffer '{}', which was destroyed", where_,
+                 buffer->name);
+    }
+    null_graph->checked_at = core_->buffers.num_removed();
+  }
+  if (core_->options.check_order) {
+    cpu::join(clock_, captured->last_run);
+    cpu::join(clock_, core_->host);
+    for (const auto& access : captured->accesses)
+      core_->history.add(id_, num_pushed_ + 1, clock_, access, where_);
+    core_->history.prune(core_->host);
+  }
+  Script& to = queue_->script;
+  to.commands.push_back(
+      {.type = Command::Type::kReplay, .index = to.graphs.size(), .position = to.ops.size()});
+  to.graphs.push_back(captured);
+  core_->enqueued.insert(core_->enqueued.end(), captured->collectives.begin(), captured->collectives.end());
+  ++num_pushed_;
+  if (core_->options.check_order) captured->last_run = end_clock();
+}
+
+void NullStream::wait_idle(std::chrono::milliseconds /*timeout*/) {
+  WEFT_CHECK(!is_capturing(), "{}: wait_idle on a stream that is capturing, where nothing runs", where_);
+  core_->advance();
+  WEFT_CHECK(queue_->cursor.done(), "{}: nothing that the host could wait for makes the stream idle: {}",
+             where_, core_->where());
+  cpu::join(core_->host, end_clock());
+}
+
+void NullStream::copy(void* dst, const void* src, size_t num_bytes) {
+  const std::array<Access, 2> accesses{device::read(src, num_bytes), device::write(dst, num_bytes)};
+  if (num_bytes != 0) enqueue({.name = "copy", .tag = tag_, .accesses = accesses});
+}
+
+void NullStream::fill(void* dst, uint8_t /*value*/, size_t num_bytes) {
+  const std::array<Access, 1> accesses{device::write(dst, num_bytes)};
+  if (num_bytes != 0) enqueue({.name = "fill", .tag = tag_, .accesses = accesses});
+}
+
+}  // namespace weft::device::null
