@@ -126,6 +126,7 @@ ForwardPass::MicroBatch ForwardPass::begin(const StepPlan& plan, const Host& hos
 }
 
 void ForwardPass::embed(const StepPlan& plan, MicroBatch& mb) {
+  set_tag(mb.index);
   ledger_.at(mb.index, -1);
   const auto& layout = inputs_.layout().micro_batches[static_cast<size_t>(mb.index)];
   const auto ids = mb.buffers->ids.rows(0, mb.rows);

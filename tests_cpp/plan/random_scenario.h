@@ -68,8 +68,22 @@ class RandomScenario {
       c.enable_dp_lm_head = true;
     }
     c.enable_two_batch_overlap = chance(0.65);
+    c.enable_layernorm_sp = chance(0.4);
     c.tbo_token_distribution_threshold = pick({0.48, 0.48, 0.0, 0.3, 0.5});
     c.tbo_policy = chance(0.75) ? "any" : "sglang";
+    c.tbo_gate = chance(0.8) ? "auto" : "always";
+    if (chance(0.3)) c.tbo_cost_table = cost_table();
+  }
+
+  plan::TboCostTable cost_table() {
+    plan::TboCostTable table;
+    for (int64_t tokens = between(1, 8); tokens < 100; tokens += between(1, 60)) {
+      table.tokens.push_back(tokens);
+      for (auto* cost : {&table.compute_us, &table.dispatch_us, &table.combine_us}) {
+        cost->push_back(static_cast<double>(between(0, 20) + tokens * between(0, 3)));
+      }
+    }
+    return table;
   }
 
   model::ModelConfig model(const RuntimeConfig& c) {

@@ -1,10 +1,12 @@
 #include <gtest/gtest.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <string>
 
 #include "plan/build_kind.h"
+#include "plan/random_batches.h"
 #include "plan/random_scenario.h"
 #include "plan/shrink.h"
 #include "runtime/simulate/simulation.h"
@@ -70,6 +72,22 @@ TEST_P(SimulateTest, RandomStreamsOnRandomConfigurationsKeepEveryPromise) {
       static_cast<long long>(sum.meetings), static_cast<long long>(sum.requests),
       static_cast<long long>(sum.discarded_rows));
 }
+
+TEST_P(SimulateTest, RandomBatchesOfEveryModeKeepEveryPromise) {
+  const uint64_t first = base_seed() + static_cast<uint64_t>(GetParam()) * 1'000'000;
+  int64_t rank_steps = 0;
+  uint64_t seed = first;
+  for (; rank_steps < kRankSteps / 5; ++seed) {
+    try {
+      rank_steps += RandomBatches(seed).run(kSlowBuild ? 30 : 100);
+    } catch (const std::exception& e) {
+      FAIL() << "seed " << seed << ": " << e.what();
+    }
+  }
+  std::printf("seeds %llu to %llu: %lld rank-steps\n", static_cast<unsigned long long>(first),
+              static_cast<unsigned long long>(seed - 1), static_cast<long long>(rank_steps));
+}
+
 INSTANTIATE_TEST_SUITE_P(Seeds, SimulateTest, ::testing::Range(0, kShards));
 
 }  // namespace

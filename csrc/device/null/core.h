@@ -66,6 +66,7 @@ struct Core {
   std::vector<NullArrival> arrivals;
   const Capture* capturing = nullptr;
   int64_t num_waits = 0;
+  int64_t num_records = 0;     // of events that a stream has waited for
   cpu::AccessHistory history;  // if order is checked; as the next
   cpu::Clock host;
   bool tracing = false;

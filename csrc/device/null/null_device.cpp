@@ -60,7 +60,6 @@ class Implementation final : public NullDevice {
     core_->tracing = false;
     return std::exchange(core_->spans, {});
   }
-  void poison(std::string_view /*prefix*/) override {}  // no op reads memory
 
   void advance() override { core_->advance(); }
   [[nodiscard]] std::vector<NullArrival>& arrivals() override { return core_->arrivals; }
@@ -73,6 +72,7 @@ class Implementation final : public NullDevice {
   void clear_enqueued() override { core_->enqueued.clear(); }
   void forget() override { core_->forget(); }
   [[nodiscard]] int64_t num_waits() const override { return core_->num_waits; }
+  [[nodiscard]] int64_t num_records() const override { return core_->num_records; }
 
  private:
   std::shared_ptr<Core> core_;

@@ -20,6 +20,9 @@ struct NullOptions {
   bool check_order =
       false;  // prove that ops which conflict are ordered, as checked builds of the CPU device do
   int64_t drop_wait = -1;  // tests only: ignore the wait with this index (in enqueue order)
+  /// Tests only: ignore the record with this index, of those that renew an event which a stream has waited
+  /// for.
+  int64_t drop_record = -1;
 };
 
 /// A collective op as it was enqueued. Lives as long as its graph, or until forget().
@@ -63,8 +66,11 @@ class NullDevice : public Device {
   virtual void clear_enqueued() = 0;
   /// Drops the memory of what has run. The device must be idle.
   virtual void forget() = 0;
-  /// Waits so far that could change something: the range of NullOptions::drop_wait.
+  /// Waits so far that no other wait implies (unless outside of captures and without check_order): the range
+  /// of NullOptions::drop_wait.
   [[nodiscard]] virtual int64_t num_waits() const = 0;
+  /// The range of NullOptions::drop_record.
+  [[nodiscard]] virtual int64_t num_records() const = 0;
 };
 [[nodiscard]] std::unique_ptr<NullDevice> make_null_device(NullOptions options);
 

@@ -5,6 +5,16 @@
 #include "base/error.h"
 
 namespace weft::device::null {
+namespace {
+
+bool covers(const cpu::Clock& clock, const cpu::Clock& other) {
+  for (size_t i = 0; i < other.size(); ++i) {
+    if (cpu::clock_at(clock, i) < other[i]) return false;
+  }
+  return true;
+}
+
+}  // namespace
 
 void NullEvent::check_not_captured() const {
   WEFT_CHECK(record.capture == nullptr, "{}: the event's last record is part of a capture",
@@ -124,7 +134,9 @@ void NullStream::enqueue(const Op& op) {
 }
 
 void NullStream::record(Event& event) {
-  Record& record = own(event).record;
+  NullEvent& target = own(event);
+  if (target.awaited && core_->num_records++ == core_->options.drop_record) return;
+  Record& record = target.record;
   Script& to = script();
   record.set = true;
   record.mark = to.num_marks++;
@@ -141,7 +153,9 @@ void NullStream::record(Event& event) {
 }
 
 void NullStream::wait(Event& event) {
-  const Record& record = own(event).record;
+  NullEvent& target = own(event);
+  target.awaited = true;
+  const Record& record = target.record;
   const bool capturing = is_capturing();
   if (record.capture == nullptr) {
     WEFT_CHECK(
@@ -149,7 +163,9 @@ void NullStream::wait(Event& event) {
         "{}: a wait inside a capture for an event that was {}; record it in the capture, or wait before "
         "begin_capture",
         where_, record.set ? "recorded outside any capture" : "never recorded");
-    if (!record.set || record.lane == id_ || core_->drops_wait()) return;
+    if (!record.set || record.lane == id_) return;
+    const bool implied = core_->options.check_order && covers(clock_, record.clock);
+    if (!implied && core_->drops_wait()) return;
     cpu::join(clock_, record.clock);
   } else {
     WEFT_CHECK(record.capture->active,
@@ -158,7 +174,8 @@ void NullStream::wait(Event& event) {
     WEFT_CHECK(!capturing || record.capture == capture_,
                "{}: a wait for an event of another capture; captures cannot be merged", where_);
     if (capturing && record.lane == lane_) return;
-    if (core_->drops_wait()) return;
+    const bool implied = capturing && covers(capture_->clocks[lane_], record.clock);
+    if (!implied && core_->drops_wait()) return;
     if (!capturing) {
       capture_ = record.capture;
       lane_ = capture_->add_lane(name());

@@ -27,6 +27,7 @@ class NullEvent final : public Event {
 
   const std::shared_ptr<Core> core;
   Record record;
+  bool awaited = false;  // by a stream, at any time
 
  private:
   void check_not_captured() const;

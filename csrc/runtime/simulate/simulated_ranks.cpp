@@ -88,7 +88,7 @@ void SimulatedRanks::enqueue(int rank, const Step& step,
   own.worker->enqueue(plan, step.inputs[dp_rank]);
   ++rank_steps_;
   // A rank that left the agreement is for its peers to find.
-  if (&plan == &step.plan) check_trace(rank, step, predicted);
+  if (config_.hooks.check_trace && &plan == &step.plan) check_trace(rank, step, predicted);
 }
 
 const plan::StepPlan& SimulatedRanks::plan_of(int rank, const Step& step) {
@@ -99,6 +99,7 @@ const plan::StepPlan& SimulatedRanks::plan_of(int rank, const Step& step) {
   bool changed = false;
   if (hooks.edit_states && hooks.edit_states(rank, states)) {
     plan = plan::make_step_plan(states, config_.exec.plan);
+    if (hooks.own_plan) hooks.own_plan(rank, plan, step.plan);
     changed = true;
   }
   if (hooks.edit_plan && hooks.edit_plan(rank, plan)) changed = true;

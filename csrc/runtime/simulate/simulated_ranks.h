@@ -26,8 +26,11 @@ struct Hooks {
   std::function<void(Step& step)> edit_step;  // before anybody looks at it
   /// What a rank receives of the agreement; true if it was changed. That rank then makes its own plan of it.
   std::function<bool(int rank, std::vector<plan::RankState>& states)> edit_states;
+  /// The plan that this rank then made, and the one that the others made.
+  std::function<void(int rank, const plan::StepPlan& own, const plan::StepPlan& agreed)> own_plan;
   std::function<bool(int rank, plan::StepPlan& plan)> edit_plan;  // of one rank; true if it was changed
-  std::function<void(const Step& step)> on_step;                  // after every rank has enqueued it
+  bool check_trace = true;                        // compare what a rank enqueues with the predicted trace
+  std::function<void(const Step& step)> on_step;  // after every rank has enqueued it
 };
 
 struct RanksConfig {

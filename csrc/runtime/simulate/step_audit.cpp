@@ -15,6 +15,7 @@ StepAudit::StepAudit(const exec::ExecConfig& config)
     rank.generations.resize(static_cast<size_t>(config.max_seqs), -1);
     rank.last_steps.resize(static_cast<size_t>(config.max_seqs), 0);
     rank.next_position.resize(static_cast<size_t>(config.max_seqs), 0);
+    rank.slot_pages.resize(static_cast<size_t>(config.max_seqs));
   }
 }
 
@@ -56,8 +57,10 @@ void StepAudit::check_padding(const Step& step, const plan::MicroBatchPlan& batc
     // The next smaller bucket would not have held the largest batch that shares this one.
     const auto& buckets = plan_config.graph_buckets;
     const auto found = std::find(buckets.begin(), buckets.end(), bucket);
-    WEFT_CHECK(found != buckets.end(), "step {}: DP rank {} replays {}, which is no bucket", step.id, d,
-               bucket);
+    const auto num_batches = static_cast<int64_t>(step.plan.micro_batches.size());
+    WEFT_CHECK(found != buckets.end() && rows * num_batches == bucket,
+               "step {}: DP rank {} replays {} with {} rows in each of {} micro-batches", step.id, d, bucket,
+               rows, num_batches);
     const int64_t smaller = found == buckets.begin() ? 0 : *std::prev(found);
     int64_t largest = step.batches[d].num_tokens;
     if (plan_config.parallel.require_mlp_tp_gather()) {
@@ -150,6 +153,7 @@ void StepAudit::check_sequence(const Step& step, size_t d, const SequenceRows& r
                slot, own.last_steps[slot]);
     ++own.generations[slot];
     own.next_position[slot] = 0;
+    own.slot_pages[slot].clear();
   }
   WEFT_CHECK(rows.start == own.next_position[slot] && rows.num_tokens > 0,
              "step {}: DP rank {} runs tokens [{}, +{}) of slot {}, whose next one is {}", step.id, d,
@@ -191,18 +195,27 @@ void StepAudit::check_sequence(const Step& step, size_t d, const SequenceRows& r
              position, end);
 }
 
+// A request keeps its pages in their order, and gets new ones that no step in flight uses for another.
 void StepAudit::own_pages(const Step& step, size_t d, int32_t slot, const int32_t* pages, int64_t count) {
-  const int64_t generation = dp_ranks_[d].generations[static_cast<size_t>(slot)];
+  DpRank& rank = dp_ranks_[d];
+  const int64_t generation = rank.generations[static_cast<size_t>(slot)];
+  auto& known = rank.slot_pages[static_cast<size_t>(slot)];
   for (int64_t i = 0; i < count; ++i) {
     WEFT_CHECK(pages[i] >= 0 && pages[i] < config_.num_pages, "step {}: DP rank {} uses page {} of {}",
                step.id, d, pages[i], config_.num_pages);
-    Owner& owner = dp_ranks_[d].pages[static_cast<size_t>(pages[i])];
-    if (owner.slot != slot || owner.generation != generation) {
+    Owner& owner = rank.pages[static_cast<size_t>(pages[i])];
+    if (i < static_cast<int64_t>(known.size())) {
+      WEFT_CHECK(
+          known[static_cast<size_t>(i)] == pages[i] && owner.slot == slot && owner.generation == generation,
+          "step {}: DP rank {} reads page {} of slot {} as its page {}, which was {} and is slot {}'s",
+          step.id, d, pages[i], slot, i, known[static_cast<size_t>(i)], owner.slot);
+    } else {
       WEFT_CHECK(owner.last_step <= last_retired_,
                  "step {}: DP rank {} gives page {} to slot {}, but slot {} uses it in step {}, which has "
                  "not retired",
                  step.id, d, pages[i], slot, owner.slot, owner.last_step);
       owner = {.generation = generation, .slot = slot};
+      known.push_back(pages[i]);
     }
     owner.last_step = step.id;
   }

@@ -29,10 +29,11 @@ class StepAudit {
     uint64_t last_step = 0;  // with a row of it
   };
   struct DpRank {
-    std::vector<Owner> pages;            // by page
-    std::vector<int64_t> generations;    // by slot: requests that have started in it
-    std::vector<uint64_t> last_steps;    // by slot
-    std::vector<int64_t> next_position;  // by slot: of the request's next token
+    std::vector<Owner> pages;                      // by page
+    std::vector<int64_t> generations;              // by slot: requests that have started in it
+    std::vector<uint64_t> last_steps;              // by slot
+    std::vector<int64_t> next_position;            // by slot: of the request's next token
+    std::vector<std::vector<int32_t>> slot_pages;  // by slot: the request's pages so far
   };
 
   void check_plan(const Step& step) const;
