@@ -150,6 +150,11 @@ inline std::vector<MutantKind> plan_mutants() {
                                                                     : plan::DispatchMode::kNormal;
              return true;
            }),
+      kind("vote: layernorm_sp",
+           [](StepPlan& p, uint64_t) {
+             p.layernorm_sp = !p.layernorm_sp;
+             return !p.layernorm_sp;  // was on
+           }),
       kind("order: schedule",
            [](StepPlan& p, uint64_t) {
              if (!p.tbo) return false;

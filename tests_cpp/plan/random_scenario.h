@@ -68,7 +68,7 @@ class RandomScenario {
       c.enable_dp_lm_head = true;
     }
     c.enable_two_batch_overlap = chance(0.65);
-    c.enable_layernorm_sp = chance(0.4);
+    c.enable_layernorm_sp = c.tp_size > (c.enable_dp_attention ? c.dp_size : 1) && chance(0.4);
     c.tbo_token_distribution_threshold = pick({0.48, 0.48, 0.0, 0.3, 0.5});
     c.tbo_policy = chance(0.75) ? "any" : "sglang";
     c.tbo_gate = chance(0.8) ? "auto" : "always";

@@ -110,17 +110,18 @@ std::string Scenario::describe() const {
     buckets += fmt::format("{}{}", buckets.empty() ? "" : ",", bucket);
   }
   std::string text = fmt::format(
-      "{} layers {}: tp {} dp {}{} ep {} a2a {} {} dense_tp {}{}{}{} threshold {} policy {} gate {} ({} costs) "
+      "{} layers {}: tp {} dp {}{} ep {} a2a {} {} dense_tp {}{}{}{} threshold {} policy {} gate {} ({} "
+      "costs) "
       "graphs "
       "[{}]{} tokens {} running {} context {} page {} kv {} chunk_rows {} stop {} seed {}\n",
       model.architecture_name, sparse, config.tp_size, config.dp_size,
       config.enable_dp_attention ? " dp-attention" : "", config.ep_size, config.moe_a2a_backend,
       config.deepep_mode, config.moe_dense_tp_size.value_or(0), config.enable_dp_lm_head ? " dp-lm-head" : "",
-      config.enable_two_batch_overlap ? " tbo" : "", config.enable_layernorm_sp ? " layernorm-sp" : "", config.tbo_token_distribution_threshold,
-      config.tbo_policy, config.tbo_gate, config.tbo_cost_table.tokens.size(), buckets,
-      config.graph_padding ? "" : " exact", config.max_tokens_per_step, config.max_running_requests,
-      config.context_length, config.page_size, config.max_total_tokens, config.dispatch_chunk_rows,
-      stop_chance, seed);
+      config.enable_two_batch_overlap ? " tbo" : "", config.enable_layernorm_sp ? " layernorm-sp" : "",
+      config.tbo_token_distribution_threshold, config.tbo_policy, config.tbo_gate,
+      config.tbo_cost_table.tokens.size(), buckets, config.graph_padding ? "" : " exact",
+      config.max_tokens_per_step, config.max_running_requests, config.context_length, config.page_size,
+      config.max_total_tokens, config.dispatch_chunk_rows, stop_chance, seed);
   for (const Intent& intent : intents) text += simulate::describe(intent) + "\n";
   return text;
 }

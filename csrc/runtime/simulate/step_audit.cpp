@@ -48,7 +48,8 @@ void StepAudit::check_padding(const Step& step, const plan::MicroBatchPlan& batc
   const plan::PlanConfig& plan_config = config_.plan;
   const int64_t tokens = batch.num_tokens[d];
   const int64_t rows = batch.rows[d];
-  const int64_t multiple = plan_config.row_alignment();
+  const int64_t multiple =
+      step.plan.layernorm_sp ? plan_config.parallel.attn_tp_size() : plan_config.row_alignment();
   WEFT_CHECK(tokens <= rows && rows % multiple == 0,
              "step {}: DP rank {} has {} rows for {} tokens, in multiples of {}", step.id, d, rows, tokens,
              multiple);
