@@ -27,16 +27,19 @@ DType parse_dtype(std::string_view name) {
 }
 
 ModelShape make_model(std::vector<bool> sparse_pattern, int64_t hidden, int64_t vocab, std::string_view dtype,
-                      bool has_shared_experts) {
+                      int64_t latent_width, bool has_shared_experts) {
   // So that no count of elements overflows.
   constexpr int64_t kMaxHidden = 1 << 20, kMaxVocab = 1 << 24;
   WEFT_CHECK(hidden >= 1 && hidden <= kMaxHidden && vocab >= 1 && vocab <= kMaxVocab,
              "model shape: hidden={} and vocab={} must be at least 1, and at most {} and {}", hidden, vocab,
              kMaxHidden, kMaxVocab);
+  WEFT_CHECK(latent_width >= 0 && latent_width <= kMaxHidden,
+             "model shape: latent_width={} must be from 0 to {}", latent_width, kMaxHidden);
   return {.sparse_pattern = std::move(sparse_pattern),
           .hidden = hidden,
           .vocab = vocab,
           .dtype = parse_dtype(dtype),
+          .latent_width = latent_width,
           .has_shared_experts = has_shared_experts};
 }
 
@@ -45,7 +48,7 @@ ModelShape make_model(std::vector<bool> sparse_pattern, int64_t hidden, int64_t 
 void bind_trace(py::module_& m) {
   py::class_<ModelShape>(m, "ModelShape")
       .def(py::init(&make_model), py::kw_only(), "sparse_pattern"_a, "hidden"_a, "vocab"_a,
-           "dtype"_a = "bf16", "has_shared_experts"_a = false);
+           "dtype"_a = "bf16", "latent_width"_a = 0, "has_shared_experts"_a = false);
   py::class_<CollectiveRecord>(m, "CollectiveRecord")
       .def_property_readonly("op", [](const CollectiveRecord& r) { return collective_name(r.op); })
       .def_property_readonly("group", [](const CollectiveRecord& r) { return plan::group_name(r.group); })

@@ -50,15 +50,18 @@ void Boundary::add_norm(Stream& stream, const TensorView& h, const TensorView& r
   has_residual_ = true;
 }
 
-void Boundary::prepare_attn(const LayerLayout& layer, const TensorView& norm) {
-  auto& b = buffers_;
-  auto& compute = *streams_.compute;
-  if (layer.prepare_attn == PrepareAttn::kTrivial) {
-    add_norm(compute, b.h, b.residual, b.x, norm);
-    return;
-  }
-  add_norm(compute, slice(b.h), slice(b.residual), slice(b.x), norm);
-  attn_tp_inner_.all_gather(compute, b.h, slice(b.h));
+TensorView Boundary::attn_input_rows(const LayerLayout& layer, const TensorView& view) const {
+  return layer.prepare_attn == PrepareAttn::kTrivial ? view : slice(view);
+}
+
+void Boundary::norm_attn_input(const LayerLayout& layer, const TensorView& norm) {
+  const auto own = [&](const TensorView& view) { return attn_input_rows(layer, view); };
+  add_norm(*streams_.compute, own(buffers_.h), own(buffers_.residual), own(buffers_.x), norm);
+}
+
+void Boundary::gather_attn_input(const LayerLayout& layer, const TensorView& rows) {
+  if (layer.prepare_attn == PrepareAttn::kTrivial) return;
+  attn_tp_inner_.all_gather(*streams_.compute, rows, slice(rows));
 }
 
 void Boundary::start_prepare_mlp(const LayerLayout& layer, const TensorView& norm) {

@@ -48,8 +48,11 @@ class Boundary {
   Boundary(BoundaryRows rows, BoundaryBuffers buffers, BoundaryStreams streams, Communicator& attn_tp_inner,
            Communicator& attn_tp, Communicator& tp, int attn_dp_size, float eps);
 
-  /// x -> h, on every rank of the attention-TP group.
-  void prepare_attn(const plan::LayerLayout& layer, const TensorView& norm);
+  /// x -> h: the rows of the layer's input.
+  void norm_attn_input(const plan::LayerLayout& layer, const TensorView& norm);
+  /// rows [rows, columns], h or what was made of it: the input's rows -> all, on every rank of the
+  /// attention-TP group.
+  void gather_attn_input(const plan::LayerLayout& layer, const TensorView& rows);
   /// x, a partial sum over attention TP -> ffn_input().
   void start_prepare_mlp(const plan::LayerLayout& layer, const TensorView& norm);
   void finish_prepare_mlp(const plan::LayerLayout& layer, const TensorView& norm);
@@ -59,6 +62,8 @@ class Boundary {
   /// out = norm(x + residual), after the last layer: of own rows alone where its output is SCATTERED.
   void final_norm(const plan::LayerLayout& last_layer, const TensorView& norm, const TensorView& out);
 
+  /// The rows of view [rows, ...] that this rank has in the layer's input.
+  [[nodiscard]] TensorView attn_input_rows(const plan::LayerLayout& layer, const TensorView& view) const;
   [[nodiscard]] TensorView ffn_input(const plan::LayerLayout& layer) const;
   [[nodiscard]] TensorView ffn_output(const plan::LayerLayout& layer) const;
   [[nodiscard]] const BoundaryRows& rows() const { return rows_; }

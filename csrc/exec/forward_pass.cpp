@@ -176,7 +176,7 @@ void ForwardPass::run_op(MicroBatch& mb, const plan::StageOp& op) {
   };
   switch (op.op) {
     case LayerOp::kPrepareAttn:
-      mb.boundary.prepare_attn(layout, weights_.view(layer.attention_norm));
+      prepare_attn(mb, layout, layer);
       break;
     case LayerOp::kAttnPrepare:
       layer.attention->prepare(mb.attention);
@@ -228,6 +228,19 @@ void ForwardPass::run_op(MicroBatch& mb, const plan::StageOp& op) {
       mb.boundary.finish_postprocess(layout);
       break;
   }
+}
+
+void ForwardPass::prepare_attn(MicroBatch& mb, const LayerLayout& layout, const model::Layer& layer) {
+  auto& boundary = mb.boundary;
+  const auto& attention = *layer.attention;
+  boundary.norm_attn_input(layout, weights_.view(layer.attention_norm));
+  auto input = mb.attention.x;
+  if (attention.latent_width() > 0) {
+    input = attention.latent_rows(mb.attention);
+    attention.latents(mb.attention, boundary.attn_input_rows(layout, mb.attention.x),
+                      boundary.attn_input_rows(layout, input));
+  }
+  boundary.gather_attn_input(layout, input);
 }
 
 comm::SendRows ForwardPass::send_rows(const MicroBatch& mb, const LayerLayout& layout) const {

@@ -63,6 +63,7 @@ class ForwardPass {
   void set_tag(int32_t tag);
   void run_stage(MicroBatch& mb, const plan::Stage& stage);
   void run_op(MicroBatch& mb, const plan::StageOp& op);
+  void prepare_attn(MicroBatch& mb, const plan::LayerLayout& layout, const model::Layer& layer);
   void dispatch(MicroBatch& mb, const plan::LayerLayout& layout, int64_t chunk);
   void combine(MicroBatch& mb, const plan::LayerLayout& layout, int64_t chunk);
   void run_experts(MicroBatch& mb, const plan::LayerLayout& layout, const model::SparseFfn& ffn);

@@ -35,6 +35,7 @@ plan::ModelShape model_shape(const ExecConfig& config, const model::ModelConfig&
   shape.hidden = model.hidden_size;
   shape.vocab = model.vocab_size;
   shape.dtype = config.dtype;
+  shape.latent_width = model.is_mla() ? model.mla->latent_width() : 0;
   shape.has_shared_experts = model.moe.n_shared_experts > 0;
   return shape;
 }

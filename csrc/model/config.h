@@ -46,6 +46,12 @@ struct MlaConfig {
   int64_t qk_nope_head_dim = 0;
   int64_t qk_rope_head_dim = 0;
   int64_t v_head_dim = 0;
+
+  /// Of a row, what all heads share: the latents of its query and of its key and value. 0 if queries have no
+  /// low-rank step: their projection, divided by heads, needs the row itself.
+  [[nodiscard]] int64_t latent_width() const {
+    return q_lora_rank == 0 ? 0 : q_lora_rank + kv_lora_rank + qk_rope_head_dim;
+  }
 };
 
 /// Routed and shared experts; num_experts == 0 means that the model has no sparse layer.

@@ -16,9 +16,8 @@ namespace weft::model {
 /// Intermediate values that parts keep between two of their ops. One set a micro-batch; layers share it.
 enum class ScratchId : uint8_t {
   kQkv,
-  kQLatent,
   kQuery,
-  kKvLatent,
+  kLatents,
   kQueryAbsorbed,
   kAttnLatent,
   kAttnOut,

@@ -81,7 +81,8 @@ class Tracer {
     switch (op) {
       case LayerOp::kPrepareAttn:
         if (layout.prepare_attn == PrepareAttn::kScatteredToTpAttnFull) {
-          attn_tp(Collective::kAllGather, rows() * model_.hidden);
+          attn_tp(Collective::kAllGather,
+                  rows() * (model_.latent_width > 0 ? model_.latent_width : model_.hidden));
         }
         break;
       case LayerOp::kPrepareMlp:

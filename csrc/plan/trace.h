@@ -36,6 +36,7 @@ struct ModelShape {
   int64_t hidden = 0;
   int64_t vocab = 0;
   DType dtype = DType::kF32;
+  int64_t latent_width = 0;  // of what attention gathers of a row instead of the row; 0: the row
   bool has_shared_experts = false;
 };
 
@@ -49,8 +50,8 @@ struct ModelShape {
 /// tp_size; G: gathered_rows; H: hidden. dtype is the model's unless said; what has count 0 or a group of one
 /// rank is left out, dispatch and combine excepted: they are called whatever the group.
 ///  embedding (layer -1)   all_reduce(attn_tp, P*H); layernorm_sp: reduce_scatter(attn_tp, P*H)
-///  kPrepareAttn           scattered_to_tp_attn_full: all_gather(attn_tp, P*H)
-///  kPrepareMlp  simple    nothing
+///  kPrepareAttn           scattered_to_tp_attn_full: all_gather(attn_tp, P*W); W: latent_width if it has
+///  one, else H kPrepareMlp  simple    nothing
 ///               gather    attn_dp == 1: [input layout SCATTERED: all_gather(attn_tp, P*H) of the residual,]
 ///                         all_reduce(attn_tp, P*H)
 ///                         attn_dp > 1: reduce_scatter(attn_tp, P*H), all_gather(tp, G*H); the residual is

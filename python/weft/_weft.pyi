@@ -355,6 +355,7 @@ class ModelShape:
         hidden: int,
         vocab: int,
         dtype: str = "bf16",  # f32, bf16, f16
+        latent_width: int = 0,  # MLA with q_lora_rank: q_lora_rank + kv_lora_rank + qk_rope_head_dim
         has_shared_experts: bool = False,
     ) -> None: ...
 

@@ -143,6 +143,7 @@ class RandomPlan {
     m.hidden = 64 * between(1, 4);
     m.vocab = between(100, 1000);
     m.dtype = chance(0.5) ? DType::kF32 : DType::kBF16;
+    if (chance(0.3)) m.latent_width = between(1, 300);
     m.has_shared_experts = chance(0.5);
     return m;
   }

@@ -107,6 +107,30 @@ TEST(StepTraceTest, LayernormSpEndsPartsInAReduceScatterAndGathersOnlyTheLogitRo
   EXPECT_EQ(step_trace(decode, c, one_layer(false), 1), step_trace(decode, without, one_layer(false), 1));
 }
 
+TEST(StepTraceTest, AttentionOfLatentsGathersThemInsteadOfRows) {
+  ParallelConfig p;
+  p.tp_size = p.ep_size = 2;
+  p.a2a_backend = A2aBackend::kDeepEp;  // MoE layers leave rows scattered, with and without layernorm_sp
+  p.enable_layernorm_sp = true;
+  const PlanConfig c = config_of(p);
+  ModelShape model = one_layer(true);
+  model.sparse_pattern = {true, true};
+  const auto gathers = [&](const StepPlan& plan) {
+    std::vector<int64_t> counts;
+    for (const CollectiveRecord& r : step_trace(plan, c, model, 0)) {
+      if (r.op == Collective::kAllGather && r.layer >= 0) counts.push_back(r.count);
+    }
+    return counts;
+  };
+  const StepPlan prefill = make_step_plan({rows(ForwardMode::kExtend, 4)}, c);
+  const StepPlan decode = make_step_plan({rows(ForwardMode::kDecode, 4)}, c);
+  EXPECT_THAT(gathers(prefill), ElementsAre(4 * kHidden, 4 * kHidden));
+  EXPECT_THAT(gathers(decode), ElementsAre(4 * kHidden, 4 * kHidden));  // the second is the last postprocess
+  model.latent_width = 12;
+  EXPECT_THAT(gathers(prefill), ElementsAre(4 * 12, 4 * 12));
+  EXPECT_THAT(gathers(decode), ElementsAre(4 * 12, 4 * kHidden));
+}
+
 TEST(StepTraceTest, LayernormSpWithDpAttentionGathersNormedRowsOnce) {
   ParallelConfig p;
   p.tp_size = 4;

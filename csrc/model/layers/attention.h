@@ -36,7 +36,7 @@ struct KvLayer {
 struct AttentionContext {
   device::Stream* stream = nullptr;
   const Scratch* scratch = nullptr;
-  device::TensorView x;          // [rows, hidden]: normed
+  device::TensorView x;          // [rows, hidden]: normed; only own rows if latents are gathered
   device::TensorView out;        // [rows, hidden]: a partial sum over the attention-TP group
   device::TensorView positions;  // i32 [rows]
   device::TensorView slots;      // i32 [rows]; -1 on padding
@@ -47,11 +47,21 @@ struct AttentionContext {
   int64_t num_prefill_rows = 0;  // host: their rows
 };
 
-/// An attention part: needs its rows on every rank of the attention-TP group, leaves a partial sum. Heads are
-/// sharded over the group.
+/// An attention part: needs its rows, or their latents, on every rank of the attention-TP group, leaves a
+/// partial sum. Heads are sharded over the group.
 class Attention {
  public:
   virtual ~Attention() = default;
+  /// Columns of a row's latents: what prepare() needs of a row, and what the one rank that has the row can
+  /// compute alone. 0: prepare() needs the rows themselves, and the two functions below are not called.
+  [[nodiscard]] virtual int64_t latent_width() const { return 0; }
+  /// [rows, latent_width] of scratch, contiguous: all rows must be there before prepare().
+  [[nodiscard]] virtual device::TensorView latent_rows(const AttentionContext& /*context*/) const {
+    return {};
+  }
+  /// out [n, latent_width] = latents of x [n, hidden], any of the rows.
+  virtual void latents(const AttentionContext& /*context*/, const device::TensorView& /*x*/,
+                       const device::TensorView& /*out*/) const {}
   /// Projections, norms, rope, and the write of keys and values.
   virtual void prepare(const AttentionContext& context) const = 0;
   /// Attention and the output projection.

@@ -66,34 +66,44 @@ class MlaAttention final : public Attention {
 
   void need(Scratch& scratch, int64_t max_rows) const override {
     const int64_t row = max_rows * static_cast<int64_t>(dtype_size(dtype_));
-    scratch.need(ScratchId::kQLatent, row * mla_.q_lora_rank);
     scratch.need(ScratchId::kQuery, row * heads_ * (mla_.qk_nope_head_dim + mla_.qk_rope_head_dim));
-    scratch.need(ScratchId::kKvLatent, row * (mla_.kv_lora_rank + mla_.qk_rope_head_dim));
+    scratch.need(ScratchId::kLatents, row * (mla_.q_lora_rank + kv_width()));
     scratch.need(ScratchId::kQueryAbsorbed, row * heads_ * mla_.kv_lora_rank);
     scratch.need(ScratchId::kAttnLatent, row * heads_ * mla_.kv_lora_rank);
     scratch.need(ScratchId::kAttnOut, row * heads_ * mla_.v_head_dim);
   }
 
-  void prepare(const AttentionContext& c) const override {
-    const int64_t rows = c.x.shape[0];
-    auto q_input = c.x;
-    if (q_a_.defined()) {
-      q_input = c.scratch->view(ScratchId::kQLatent, dtype_, {rows, mla_.q_lora_rank});
-      ops::gemm(*c.stream,
-                {.out = q_input, .a = c.x, .w = weights_.view(q_a_), .bias = bias_view(weights_, q_a_bias_)});
-      ops::rms_norm(*c.stream, {.out = q_input, .x = q_input, .weight = weights_.view(q_norm_), .eps = eps_});
-    }
-    const auto q = query(c);
-    ops::gemm(
-        *c.stream,
-        {.out = q.reshape({rows, heads_ * q.shape[2]}), .a = q_input, .w = weights_.view(q_b_), .bias = {}});
+  [[nodiscard]] int64_t latent_width() const override { return mla_.latent_width(); }
 
-    const auto kv =
-        c.scratch->view(ScratchId::kKvLatent, dtype_, {rows, mla_.kv_lora_rank + mla_.qk_rope_head_dim});
+  [[nodiscard]] device::TensorView latent_rows(const AttentionContext& c) const override {
+    return c.scratch->view(ScratchId::kLatents, dtype_, {c.x.shape[0], mla_.q_lora_rank + kv_width()});
+  }
+
+  void latents(const AttentionContext& c, const device::TensorView& x,
+               const device::TensorView& out) const override {
+    if (q_a_.defined()) {
+      const auto q = out.columns(0, mla_.q_lora_rank);
+      ops::gemm(*c.stream,
+                {.out = q, .a = x, .w = weights_.view(q_a_), .bias = bias_view(weights_, q_a_bias_)});
+      ops::rms_norm(*c.stream, {.out = q, .x = q, .weight = weights_.view(q_norm_), .eps = eps_});
+    }
+    const auto kv = out.columns(mla_.q_lora_rank, kv_width());
     ops::gemm(*c.stream,
-              {.out = kv, .a = c.x, .w = weights_.view(kv_a_), .bias = bias_view(weights_, kv_a_bias_)});
+              {.out = kv, .a = x, .w = weights_.view(kv_a_), .bias = bias_view(weights_, kv_a_bias_)});
     const auto latent = kv.columns(0, mla_.kv_lora_rank);
     ops::rms_norm(*c.stream, {.out = latent, .x = latent, .weight = weights_.view(kv_norm_), .eps = eps_});
+  }
+
+  void prepare(const AttentionContext& c) const override {
+    const int64_t rows = c.x.shape[0];
+    const auto all_latents = latent_rows(c);
+    if (latent_width() == 0) latents(c, c.x, all_latents);
+    const auto q = query(c);
+    ops::gemm(*c.stream, {.out = q.reshape({rows, heads_ * q.shape[2]}),
+                          .a = q_a_.defined() ? all_latents.columns(0, mla_.q_lora_rank) : c.x,
+                          .w = weights_.view(q_b_),
+                          .bias = {}});
+    const auto kv = all_latents.columns(mla_.q_lora_rank, kv_width());
     const auto k_rope =
         kv.columns(mla_.kv_lora_rank, mla_.qk_rope_head_dim).reshape({rows, 1, mla_.qk_rope_head_dim});
     ops::rope(*c.stream, {.q = q.columns(mla_.qk_nope_head_dim, mla_.qk_rope_head_dim),
@@ -155,6 +165,8 @@ class MlaAttention final : public Attention {
   }
 
  private:
+  /// Columns of a row's compressed keys and values, and of the rotary key that heads share.
+  [[nodiscard]] int64_t kv_width() const { return mla_.kv_lora_rank + mla_.qk_rope_head_dim; }
   [[nodiscard]] device::TensorView query(const AttentionContext& c) const {
     return c.scratch->view(ScratchId::kQuery, dtype_,
                            {c.x.shape[0], heads_, mla_.qk_nope_head_dim + mla_.qk_rope_head_dim});
