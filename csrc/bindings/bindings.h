@@ -11,5 +11,7 @@ void bind_plan(pybind11::module_& m);
 void bind_trace(pybind11::module_& m);
 /// Runtime, its configuration, and what goes into a step and comes out (csrc/runtime).
 void bind_runtime(pybind11::module_& m);
+/// The simulator of ranks (csrc/runtime/simulate).
+void bind_simulate(pybind11::module_& m);
 
 }  // namespace weft::bindings

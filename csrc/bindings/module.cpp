@@ -9,4 +9,5 @@ PYBIND11_MODULE(_weft, m) {
   weft::bindings::bind_plan(m);
   weft::bindings::bind_trace(m);
   weft::bindings::bind_runtime(m);
+  weft::bindings::bind_simulate(m);
 }

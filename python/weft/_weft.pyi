@@ -430,3 +430,50 @@ def filter_capture_sizes(
 ) -> list[int]: ...
 def bucket_of(buckets: Sequence[int], size: int) -> int | None: ...
 def make_step_plan(rank_states: Sequence[RankState], config: PlanConfig) -> StepPlan: ...
+
+class SimulatedTotals:
+    """What a simulated run came to."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def rank_steps(self) -> int: ...
+    @property
+    def meetings(self) -> int: ...  # collectives that found their peers
+    @property
+    def requests(self) -> int: ...
+    @property
+    def discarded_rows(self) -> int: ...  # of requests that were found over while the next step ran
+
+class SimulatedStep:
+    """A step of a simulated run; times are those of a logical clock, by rank."""
+
+    @property
+    def plan(self) -> StepPlan: ...
+    @property
+    def start_us(self) -> list[int]: ...
+    @property
+    def end_us(self) -> list[int]: ...
+
+class SimulatedReport:
+    """A simulated run."""
+
+    @property
+    def totals(self) -> SimulatedTotals: ...
+    @property
+    def steps(self) -> list[SimulatedStep]: ...
+    @property
+    def spans(self) -> list[tuple[int, str, str, float, float, int]]: ...  # rank, stream, name, start, end, micro-batch
+
+def simulate(
+    config: RuntimeConfig,
+    *,
+    num_steps: int = 64,
+    max_prompt: int = 64,
+    max_new_tokens: int = 24,
+    seed: int = 0,
+    stop_chance: float = 0.05,
+    mixed: bool = True,
+    overlap: bool = True,
+    with_spans: bool = False,
+) -> SimulatedReport: ...

@@ -301,19 +301,20 @@ class CompiledCore:
     def __init__(
         self, config: EngineConfig, *, poison: bool = False, dispatch_chunk_rows: int = 1024, num_threads: int = 0
     ) -> None:
-        runtime_config = self._runtime_config(config, poison, dispatch_chunk_rows, num_threads)
+        runtime_config = self.runtime_config(config, poison, dispatch_chunk_rows, num_threads)
         _log.info("memory of each rank:\n%s", ledger_table(_weft.memory_ledger(runtime_config)))
         self._runtime = _weft.Runtime(runtime_config)
 
     @staticmethod
     def memory_ledger(config: EngineConfig) -> list[tuple[int, str, int]]:
         """What each rank would allocate: (rank, name, bytes). Nothing is allocated, and no weight is read."""
-        return _weft.memory_ledger(CompiledCore._runtime_config(config))
+        return _weft.memory_ledger(CompiledCore.runtime_config(config))
 
     @staticmethod
-    def _runtime_config(
+    def runtime_config(
         config: EngineConfig, poison: bool = False, dispatch_chunk_rows: int = 1024, num_threads: int = 0
     ) -> _weft.RuntimeConfig:
+        """The same for the core."""
         args, sizes = config.args, config.scheduler
         return _weft.RuntimeConfig(
             model_path=str(config.model.path),

@@ -1,5 +1,6 @@
 #include "device/null/null_device.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "device/buffer_impl.h"
@@ -66,6 +67,13 @@ class Implementation final : public NullDevice {
   void pass(Cursor& lane, int64_t time_us) override { core_->pass(lane, time_us); }
   [[nodiscard]] bool idle() const override { return core_->idle(); }
   [[nodiscard]] std::string where() const override { return core_->where(); }
+  [[nodiscard]] int64_t time_us() const override {
+    int64_t time_us = 0;
+    for (const auto& queue : core_->queues) {
+      if (queue != nullptr) time_us = std::max(time_us, queue->cursor.time_us);
+    }
+    return time_us;
+  }
   [[nodiscard]] const std::vector<const NullCollective*>& enqueued() const override {
     return core_->enqueued;
   }

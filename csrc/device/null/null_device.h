@@ -60,6 +60,9 @@ class NullDevice : public Device {
   /// Where its streams stand: "compute at 'all_reduce', comm at a wait for compute".
   [[nodiscard]] virtual std::string where() const = 0;
 
+  /// The logical time up to which its streams have run.
+  [[nodiscard]] virtual int64_t time_us() const = 0;
+
   /// Collective ops enqueued since clear_enqueued(), in the order of the host's calls; those of a replayed
   /// graph in the order of its capture. Valid until forget().
   [[nodiscard]] virtual const std::vector<const NullCollective*>& enqueued() const = 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <random>
+#include <utility>
 
 #include "base/error.h"
 
@@ -46,10 +47,18 @@ class Weather {
     const double shares[] = {0.0, 0.3, 0.9, 1.0};
     prefill_ = shares[between(1, 3)];
     decode_ = shares[between(0, 3)];
-    mixed_ = chance(0.5);
+    mixed_ = chance(0.5) && stream_.mixed;
     long_prompts_ = chance(0.5);
     ahead_ = chance(0.7) ? 1.0 : 0.5;
     releases_ = chance(0.3) ? 0.3 : 0.02;
+    if (!stream_.steady) return;
+    // While nothing comes, all decode and graphs replay; but the first to come come at once.
+    const double rates[] = {0.1, 0.4, 0.0, 0.0};
+    arrivals_ = rates[between(0, std::exchange(begun_, true) ? 3 : 1)];
+    prefill_ = decode_ = 1.0;
+    ahead_ = 1.0;
+    mixed_ = stream_.mixed;
+    releases_ = 0.02;
   }
 
   Arrival arrival() {
@@ -68,14 +77,14 @@ class Weather {
       intent.arrivals.push_back(arrival());
     }
     // Chunks that leave tails of a single token, and chunks that hold whole prompts.
-    intent.chunk = chance(0.3) ? between(1, 8) : stream_.max_prompt;
-    intent.budget = chance(0.3) ? between(1, config_.max_tokens_per_step) : config_.max_tokens_per_step;
+    const double small = stream_.steady ? 0.0 : 0.3;
+    intent.chunk = chance(small) ? between(1, 8) : stream_.max_prompt;
+    intent.budget = chance(small) ? between(1, config_.max_tokens_per_step) : config_.max_tokens_per_step;
     intent.prefill = ranks(prefill_);
     intent.decode = ranks(decode_);
-    // Without mixed chunks a rank with prompts to run runs them alone.
-    if (!mixed_) chance(0.5) ? intent.decode &= ~intent.prefill : intent.prefill &= ~intent.decode;
+    intent.mixed = mixed_;
     while (chance(releases_)) intent.releases.push_back(static_cast<uint32_t>(between(0, 1 << 20)));
-    intent.ahead = chance(ahead_);
+    intent.ahead = chance(ahead_) && stream_.overlap;
     if (chance(0.02)) intent.replace_rank = static_cast<int>(between(0, config_.tp_size - 1));
     return intent;
   }
@@ -85,12 +94,13 @@ class Weather {
   const int dp_size_;
   std::mt19937_64 rng_;
   double arrivals_ = 0, prefill_ = 0, decode_ = 0, ahead_ = 0, releases_ = 0;
-  bool mixed_ = false, long_prompts_ = false;
+  bool mixed_ = false, long_prompts_ = false, begun_ = false;
 };
 
 std::string describe(const Intent& intent) {
-  std::string text = fmt::format("  prefill {:x} decode {:x} chunk {} budget {}{}", intent.prefill,
-                                 intent.decode, intent.chunk, intent.budget, intent.ahead ? " ahead" : "");
+  std::string text =
+      fmt::format("  prefill {:x} decode {:x} chunk {} budget {}{}{}", intent.prefill, intent.decode,
+                  intent.chunk, intent.budget, intent.ahead ? " ahead" : "", intent.mixed ? " mixed" : "");
   for (const Arrival& a : intent.arrivals) {
     text += fmt::format(" +{}:{}/{}", a.dp_rank, a.prompt_len, a.max_new_tokens);
     if (a.logprob_start >= 0) text += fmt::format("@{}", a.logprob_start);

@@ -25,6 +25,7 @@ struct Intent {
   std::vector<Arrival> arrivals;
   uint64_t prefill = 0;            // DP ranks (bits) that run prompts
   uint64_t decode = 0;             // DP ranks (bits) that run their running requests
+  bool mixed = true;               // a DP rank that runs prompts decodes as well
   int64_t chunk = 1;               // most tokens of one prompt
   int64_t budget = 1;              // most prompt tokens of a DP rank
   std::vector<uint32_t> releases;  // live requests, by number modulo their count
@@ -49,6 +50,10 @@ struct StreamConfig {
   int64_t max_prompt = 64;
   int64_t max_new_tokens = 24;
   uint64_t seed = 0;
+  double stop_chance = 0.05;  // that a sampled token ends its request
+  bool mixed = true;          // a DP rank may run prompts and decode in one step
+  bool overlap = true;        // a step may be submitted while the one before it runs
+  bool steady = false;        // every DP rank runs whatever it has; else some hold back
 };
 /// A stream of requests in changing weather: bursts of prompts, long decoding, idle ranks, mixed steps,
 /// prompts of one token, chunk tails, aborts.

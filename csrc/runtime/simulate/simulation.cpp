@@ -152,6 +152,7 @@ void Simulation::choose_rows(const Intent& intent, StepBatch& batch, Submitted& 
     const int64_t room = exec_.max_tokens - static_cast<int64_t>(decodes[d].size());
     if (wants(intent.prefill, d)) budget[d] = std::min(intent.budget, room);
   }
+  std::vector<bool> prefills(static_cast<size_t>(dp_size_), false);
   for (const int64_t rid : order_) {
     Request& request = requests_.at(rid);
     const auto d = static_cast<size_t>(request.arrival.dp_rank);
@@ -159,6 +160,7 @@ void Simulation::choose_rows(const Intent& intent, StepBatch& batch, Submitted& 
     const int64_t count = std::min({left, intent.chunk, budget[d]});
     if (request.over || count <= 0) continue;
     budget[d] -= count;
+    prefills[d] = true;
     batch.prefill.emplace_back(rid, count);
     request.scheduled += count;
     const bool samples = count == left;
@@ -170,7 +172,9 @@ void Simulation::choose_rows(const Intent& intent, StepBatch& batch, Submitted& 
     step.rows.emplace_back(rid, samples);
   }
   for (size_t d = 0; d < decodes.size(); ++d) {
-    batch.decode.push_back(wants(intent.decode, d));
+    const bool decode = wants(intent.decode, d) && (intent.mixed || !prefills[d]);
+    batch.decode.push_back(decode);
+    if (!decode) continue;
     for (const int64_t rid : decodes[d]) {
       Request& request = requests_.at(rid);
       ++request.scheduled;
