@@ -531,8 +531,8 @@ def test_any_cost_table_answers_or_is_refused(tokens, compute, dispatch, combine
 
 @MANY
 @given(st.text("DSX", max_size=6), WILD32, WILD32, st.sampled_from(["none", "deepep", "x"]), st.none() | WILD32,
-       st.booleans())  # fmt: skip
-def test_any_pattern_has_layouts_or_is_refused(pattern, tp_size, attn_dp_size, backend, dense, tbo):
+       st.booleans(), st.booleans())  # fmt: skip
+def test_any_pattern_has_layouts_or_is_refused(pattern, tp_size, attn_dp_size, backend, dense, tbo, layernorm_sp):
     with refused_helpfully():
         layers = comm.layer_layouts(
             pattern,
@@ -541,12 +541,28 @@ def test_any_pattern_has_layouts_or_is_refused(pattern, tp_size, attn_dp_size, b
             moe_a2a_backend=backend,
             moe_dense_tp_size=dense,
             two_batch_overlap=tbo,
+            layernorm_sp=layernorm_sp,
         )
         assert len(layers) == len(pattern)
         for before, after in itertools.pairwise(layers):
             assert before.output == after.input
         if layers:
-            assert (layers[0].input, layers[-1].output) == ("TP_ATTN_FULL", "TP_ATTN_FULL")
+            ends = "SCATTERED" if layernorm_sp else "TP_ATTN_FULL"
+            assert (layers[0].input, layers[-1].output) == (ends, ends)
+
+
+@MANY
+@given(WILD64, st.integers(-1, 300) | INT32)
+def test_any_tokens_are_shared_by_the_ranks_or_refused(num_tokens, tp_size):
+    with refused_helpfully():
+        rows = comm.sequence_parallel_rows(num_tokens, tp_size)
+        assert len(rows.rank_ranges) == len(rows.real_rows) == tp_size
+        assert 0 <= rows.padded - num_tokens < tp_size
+        assert rows.padded == rows.rows_per_rank * tp_size
+        assert sum(rows.real_rows) == num_tokens
+        for rank, (begin, end) in enumerate(rows.rank_ranges):
+            assert (begin, end) == (rank * rows.rows_per_rank, (rank + 1) * rows.rows_per_rank)
+            assert rows.real_rows[rank] == min(max(num_tokens - begin, 0), rows.rows_per_rank)
 
 
 def test_the_check_of_messages_is_one():

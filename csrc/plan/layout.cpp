@@ -8,6 +8,8 @@
 namespace weft::plan {
 namespace {
 
+constexpr int kMaxRanks = 1 << 16;  // more than any group has
+
 // Token axes along which the rows of a layout are sharded; an axis of size 1 shards nothing.
 struct Axes {
   bool attn_dp = false;
@@ -140,9 +142,11 @@ RowSlice scattered_rows(int64_t num_tokens, int64_t padded_rows, int num_ranks, 
 }
 
 std::vector<RowSlice> sequence_parallel_rows(int64_t num_tokens, int num_ranks) {
-  WEFT_CHECK(num_tokens >= 0 && num_ranks >= 1, "sequence_parallel_rows: num_tokens={} over {} ranks",
-             num_tokens, num_ranks);
+  WEFT_CHECK(num_tokens >= 0 && num_tokens <= INT32_MAX && num_ranks >= 1 && num_ranks <= kMaxRanks,
+             "sequence_parallel_rows: num_tokens={} over {} ranks; give 0..{} tokens over 1..{} ranks",
+             num_tokens, num_ranks, INT32_MAX, kMaxRanks);
   std::vector<RowSlice> slices;
+  slices.reserve(static_cast<size_t>(num_ranks));
   for (int rank = 0; rank < num_ranks; ++rank) {
     slices.push_back(scattered_rows(num_tokens, round_up<int64_t>(num_tokens, num_ranks), num_ranks, rank));
   }

@@ -63,7 +63,7 @@ struct RowSlice {
 RowSlice scattered_rows(int64_t num_tokens, int64_t padded_rows, int num_ranks, int rank);
 /// The slices of all ranks, num_tokens padded to the next multiple of their number (semantics 5.5). With
 /// fewer tokens than ranks the last ones have padding alone; without tokens nobody has a row.
-/// Throws Error for a negative count, or no ranks.
+/// Throws Error for a count below 0 or above INT32_MAX, or for ranks outside 1..2^16.
 std::vector<RowSlice> sequence_parallel_rows(int64_t num_tokens, int num_ranks);
 
 }  // namespace weft::plan

@@ -93,7 +93,7 @@ def sequence_parallel_rows(num_tokens: int, tp_size: int) -> SequenceParallelRow
         tp_size: its ranks.
 
     Raises:
-        WeftError: a negative count, or no ranks.
+        WeftError: a count below 0 or above 2**31 - 1, or ranks outside 1..65536.
     """
     slices = _weft.sequence_parallel_rows(num_tokens, tp_size)
     begin, end, _ = slices[0]

@@ -103,6 +103,8 @@ TEST(SequenceParallelRowsTest, PadToTheRanksAndLeaveTheLastOnesThePadding) {
   EXPECT_EQ(sequence_parallel_rows(0, 2), (Slices{{0, 0, 0}, {0, 0, 0}}));
   EXPECT_THROW((void)sequence_parallel_rows(-1, 2), Error);
   EXPECT_THROW((void)sequence_parallel_rows(1, 0), Error);
+  EXPECT_THROW((void)sequence_parallel_rows(int64_t{1} << 31, 2), Error);
+  EXPECT_THROW((void)sequence_parallel_rows(1, (1 << 16) + 1), Error);
   EXPECT_THROW((void)scattered_rows(3, 5, 2, 0), Error);
   EXPECT_THROW((void)scattered_rows(6, 4, 2, 0), Error);
   EXPECT_THROW((void)scattered_rows(3, 4, 2, 2), Error);
