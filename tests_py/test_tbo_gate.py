@@ -61,6 +61,7 @@ def tbo_steps(**flags):
         ranks = engine.stats()["ranks"]
     steps = {sum(rank["steps"].values()) for rank in ranks}
     overlapped = {rank["tbo_steps"] for rank in ranks}
+    assert all(rank["graph_replays"] > 0 for rank in ranks), "graphs are of one micro-batch, or of two"
     assert len(steps) == len(overlapped) == 1, "every rank runs the same plan"
     return steps.pop(), overlapped.pop(), [output["output_ids"] for output in outputs]
 

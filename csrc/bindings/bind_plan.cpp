@@ -43,7 +43,6 @@ void bind_forward_mode(py::module_& m) {
       .value("TARGET_VERIFY", ForwardMode::kTargetVerify)
       .value("PREBUILT", ForwardMode::kPrebuilt)
       .finalize();
-  m.def("is_extend", &is_extend, "forward_mode"_a);
   m.def("is_prefill", &is_prefill, "forward_mode"_a);
 }
 

@@ -18,15 +18,10 @@ enum class ForwardMode : uint8_t {
 /// "EXTEND", "DECODE", ...
 std::string_view forward_mode_name(ForwardMode mode);
 
-/// SGLang's predicate: several tokens of a sequence at once may be new.
-constexpr bool is_extend(ForwardMode mode) {
-  return mode == ForwardMode::kExtend || mode == ForwardMode::kMixed || mode == ForwardMode::kTargetVerify;
-}
-
 /// EXTEND and MIXED: batches with a length for each sequence, which move a step to EXTEND's schedule and to
-/// normal dispatch and keep it from a graph. TARGET_VERIFY is not one of them, although it is_extend(): its
-/// width is fixed, SGLang runs it by the decode strategy and in graphs, and its scheduler agrees on such a
-/// step as DECODE and multiplies the width in afterwards (semantics 1.8, 2.1, 4.4).
+/// normal dispatch and keep it from a graph. TARGET_VERIFY is not one of them, although SGLang counts it
+/// as is_extend: its width is fixed, SGLang runs it by the decode strategy and in graphs, and its scheduler
+/// agrees on such a step as DECODE and multiplies the width in afterwards (semantics 1.8, 2.1, 4.4).
 constexpr bool is_prefill(ForwardMode mode) {
   return mode == ForwardMode::kExtend || mode == ForwardMode::kMixed;
 }

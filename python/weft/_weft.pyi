@@ -123,9 +123,6 @@ class ForwardMode(IntEnum):
     TARGET_VERIFY = 5
     PREBUILT = 7
 
-def is_extend(forward_mode: ForwardMode) -> bool:
-    """Whether the mode is EXTEND, MIXED or TARGET_VERIFY."""
-
 def is_prefill(forward_mode: ForwardMode) -> bool:
     """Whether the mode is EXTEND or MIXED: what moves a step to EXTEND's schedule."""
 
