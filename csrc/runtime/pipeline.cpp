@@ -34,7 +34,7 @@ std::vector<TimelineSpan> make_timeline(const std::vector<std::vector<device::Op
 
 }  // namespace
 
-Pipeline::Pipeline(PipelineConfig config, WorkerFactory make_worker,
+Pipeline::Pipeline(const PipelineConfig& config, WorkerFactory make_worker,
                    std::function<void(const std::string&)> abort)
     : Pipeline(config, std::make_unique<RankThreads>(
                            RankThreadsConfig{.num_ranks = config.plan.parallel.tp_size,

@@ -52,7 +52,8 @@ class Pipeline {
   static constexpr size_t kMaxTickets = 2;
 
   /// On a thread for each rank.
-  Pipeline(PipelineConfig config, WorkerFactory make_worker, std::function<void(const std::string&)> abort);
+  Pipeline(const PipelineConfig& config, WorkerFactory make_worker,
+           std::function<void(const std::string&)> abort);
   Pipeline(PipelineConfig config, std::unique_ptr<StepRunner> runner);
 
   /// Applies the batch's changes and starts its step. Returns a ticket, or 0 if no rank has rows. Throws

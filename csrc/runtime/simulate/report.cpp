@@ -74,6 +74,7 @@ Report simulate(const RuntimeConfig& config, const StreamConfig& stream, bool wi
   SimulatedRanks* ranks = nullptr;
   const auto times = [&] {
     std::vector<int64_t> all;
+    all.reserve(static_cast<size_t>(config.tp_size));
     for (int rank = 0; rank < config.tp_size; ++rank) all.push_back(ranks->device(rank).time_us());
     return all;
   };

@@ -66,6 +66,7 @@ void SimulatedRanks::push(const std::shared_ptr<Step>& step) {
   steps_.push_back(step);
   const auto& parallel = config_.exec.plan.parallel;
   std::vector<std::vector<plan::CollectiveRecord>> predicted;
+  predicted.reserve(static_cast<size_t>(parallel.attn_dp_size()));
   for (int d = 0; d < parallel.attn_dp_size(); ++d) {
     predicted.push_back(plan::step_trace(step->plan, config_.exec.plan, shape_, d * parallel.attn_tp_size()));
   }
