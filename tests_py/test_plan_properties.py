@@ -142,6 +142,28 @@ def test_two_way_indices_are_those_of_the_split(mode_and_batch):
     assert overlap.compute_split_token_index(index, mode, lens, None, threshold=threshold) == parts.token_index
 
 
+def sglang_cut(lens, threshold):
+    """Sequence index, token index and whether the cut is at half the tokens, as SGLang's rules read."""
+    total, best, best_diff = sum(lens), 0, None
+    for i in range(1, len(lens)):
+        diff = abs(sum(lens[:i]) - sum(lens[i:]))
+        if best_diff is not None and diff > best_diff:
+            break
+        best, best_diff = i, diff
+    half = next((i for i in range(len(lens)) if sum(lens[: i + 1]) > total // 2), 0)
+    left = sum(lens[:best])
+    two_chunk = (left < total * threshold or left > total * (1 - threshold)) and half + 1 <= total // 2
+    return (half, total // 2, True) if two_chunk else (best, left, False)
+
+
+@MANY
+@given(st.lists(st.integers(0, 6) | st.integers(0, 9000), max_size=12), st.floats(0, 0.5) | st.just(0.48))
+def test_two_way_cuts_are_sglangs_to_the_last_rounding(lens, threshold):
+    index = overlap.compute_split_seq_index(ForwardMode.EXTEND, None, lens, None, threshold=threshold)
+    token = overlap.compute_split_token_index(index, ForwardMode.EXTEND, lens, None, threshold=threshold)
+    assert (index, token, overlap.is_two_chunk(lens, threshold=threshold)) == sglang_cut(lens, threshold)
+
+
 @MANY
 @given(fixed_width_batches())
 def test_a_decode_or_verify_batch_is_cut_between_sequences(mode_and_batch):
