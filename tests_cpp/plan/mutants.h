@@ -248,6 +248,33 @@ inline std::vector<MutantKind> input_mutants() {
   };
 }
 
+/// Gives the first page of a new request one that the step before uses, which is in flight if every step is
+/// submitted ahead.
+inline MutantKind early_page_mutant() {
+  return {"page: reused in flight", [](Mutant& mutant, Hooks& hooks) {
+            const auto before = std::make_shared<std::vector<std::vector<int32_t>>>();
+            hooks.edit_step = [&mutant, before](Step& step) {
+              for (size_t d = 0; d < before->size() && step.id >= mutant.step; ++d) {
+                auto& input = step.inputs[d].micro_batches[0];
+                const auto& seqs = step.batches[d].seqs;
+                const bool is_new =
+                    !seqs.empty() && seqs[0].start == 0 && !input.ids.empty() && input.pages[0] > 0;
+                if (mutant.applied || !is_new || (*before)[d].empty()) continue;
+                const int32_t page_size = input.kv_slots[0] / input.pages[0];
+                const int32_t page = (*before)[d][0];
+                for (size_t row = 0; row < static_cast<size_t>(input.cu_q[1]); ++row) {
+                  if (input.positions[row] >= page_size) break;
+                  input.kv_slots[row] = page * page_size + input.positions[row];
+                }
+                input.pages[0] = page;
+                mutant.applied = true;
+              }
+              before->clear();
+              for (const auto& input : step.inputs) before->push_back(input.micro_batches[0].pages);
+            };
+          }};
+}
+
 /// A communicator whose call number `site` on its rank goes wrong.
 class MutantCommunicator final : public comm::Communicator {
  public:
