@@ -506,12 +506,7 @@ def check_agreement(case: Case, tally: Tally):
     if want_tbo and not any(both_halves(batch) for batch in ranks):
         tally.own_rules["no rank with rows in both micro-batches: no eager overlap"] += 1
         want_tbo = any(step.graph_bucket)
-    low_latency = dispatched and config["deepep_mode"] == "low_latency"
-    low_latency_prefill = low_latency and any(b and b["mode"] in EXTEND_MODES for b in ranks)
-    if config["tbo"] and low_latency_prefill:
-        tally.own_rules["a low-latency prefill may overlap"] += 1
-    else:
-        assert step.tbo == want_tbo, step.no_tbo_reason
+    assert step.tbo == want_tbo, step.no_tbo_reason
     if agreed["global_forward_mode"]:
         common = ForwardMode[agreed["global_forward_mode"]]
         assert step.schedule == (ForwardMode.EXTEND if is_prefill(common) else ForwardMode.DECODE)

@@ -164,6 +164,9 @@ class Planner {
   // Why an eager step is not overlapped; empty if it is.
   [[nodiscard]] std::string_view eager_no_tbo_reason() const {
     if (!plan_.run) return "no rank has rows";
+    if (config_.tbo_policy == TboPolicy::kSglang && plan_.is_extend_in_batch &&
+        plan_.dispatch == DispatchMode::kLowLatency)
+      return "policy sglang: a prefill under low-latency dispatch";
     std::optional<ForwardMode> common;
     bool in_both = false;
     for (const RankState& state : states_) {

@@ -32,7 +32,7 @@ struct RankState {
 
 enum class TboPolicy : uint8_t {
   kAny,     // one schedule for the step, EXTEND's if any rank extends; modes may differ
-  kSglang,  // modes other than IDLE must agree and every rank must be able to split, else no overlap
+  kSglang,  // as SGLang votes: modes other than IDLE must agree, every rank must be able to split, ...
 };
 
 /// Values of the flag --tbo-policy: "any", "sglang". parse throws Error naming the choices.
@@ -137,7 +137,8 @@ struct StepPlan {
 ///   real tokens fall to them by replay_split(); a rank that is eager in such a step splits as below.
 /// - Nobody replays: policy kAny splits iff some rank has rows in both micro-batches; a rank that cannot
 ///   split puts all its rows in the first. Policy kSglang wants in addition that modes other than IDLE and
-///   PREBUILT are equal and that every rank with rows can split (semantics 1.7).
+///   PREBUILT are equal, that every rank with rows can split, and that no prefill is dispatched by
+///   kLowLatency (semantics 1.7).
 /// - What can be overlapped is, unless the gate is kAuto, there is a cost table, and by it two micro-batches
 ///   do not pay(): each part counts as long as its largest rank's rows.
 ///

@@ -240,6 +240,17 @@ TEST(StepPlanTboTest, UnlikeModesOverlapUnderPolicyAnyAndNotUnderSglang) {
   EXPECT_TRUE(make_step_plan({extend(10), idle()}, with_tbo(dispatched(), TboPolicy::kSglang)).tbo);
 }
 
+TEST(StepPlanTboTest, ALowLatencyPrefillOverlapsUnderPolicyAnyAndNotUnderSglang) {
+  PlanConfig config = with_tbo(dispatched());
+  config.parallel.deepep_mode = DeepEpMode::kLowLatency;
+  EXPECT_TRUE(make_step_plan({extend(10), extend(4)}, config).tbo);
+  config.tbo_policy = TboPolicy::kSglang;
+  const StepPlan plan = make_step_plan({extend(10), extend(4)}, config);
+  EXPECT_FALSE(plan.tbo);
+  EXPECT_EQ(plan.no_tbo_reason, "policy sglang: a prefill under low-latency dispatch");
+  EXPECT_TRUE(make_step_plan({decode(10), decode(4)}, config).tbo);
+}
+
 TEST(StepPlanTboTest, ARankThatCannotSplitRunsInTheFirstMicroBatch) {
   RankState whole = extend(7);
   whole.can_split = 0;
