@@ -182,7 +182,8 @@ class ServerArgs:
     tbo_policy: str = flag(
         "any",
         "--tbo-policy",
-        help="any: ranks in unlike modes overlap too; sglang: only if their modes agree and no prefill is low_latency (weft's own flag)",
+        help="any: ranks in unlike modes overlap too; sglang: only if their modes agree and no prefill is low_latency"
+        " (weft's own flag)",
         choices=("any", "sglang"),
     )
     tbo_gate: str = flag(
