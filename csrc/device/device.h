@@ -176,6 +176,7 @@ struct OpSpan {
   int32_t tag = -1;
   double start_us = 0.0;  // since the clock's epoch, the same for all devices of the process
   double end_us = 0.0;
+  OpKind kind = OpKind::kCompute;
 };
 
 struct MemoryInfo {

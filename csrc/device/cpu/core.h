@@ -57,7 +57,7 @@ class Core {
   const CpuOptions options;
   Health health;
   BufferTable buffers;
-  OrderCheck order;
+  OrderCheck order{kChecked};
   HelperPool helpers;
   CpuContext context;
   OpRunner runner;

@@ -40,7 +40,7 @@ void OpRunner::run(const Command& op, const std::string& stream_name) {
     const double start = now_us();
     op.trampoline(op.fn, op.args(), context_);
     const std::lock_guard lock(trace_mutex_);
-    spans_.push_back({stream_name, op.name, op.tag, start, now_us()});
+    spans_.push_back({stream_name, op.name, op.tag, start, now_us(), op.kind});
     return;
   } catch (const std::exception& error) {
     what = error.what();

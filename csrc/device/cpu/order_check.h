@@ -11,11 +11,13 @@
 
 namespace weft::device::cpu {
 
-/// The proof of checked builds that conflicting ops of a device are ordered by streams, events, or the host
-/// waiting in between. The host counts as one thread. Every function does nothing in other builds.
-/// Thread-safe.
+/// The proof that conflicting ops of a device are ordered by streams, events, or the host waiting in between.
+/// The host counts as one thread. Thread-safe.
 class OrderCheck {
  public:
+  /// Not enabled: every function does nothing.
+  explicit OrderCheck(bool enabled) : enabled_(enabled) {}
+
   void add_stream(const std::string& name);
   /// A command of `stream` that ends at `position` makes these accesses. clock: the stream's, brought up to
   /// date with what the host has seen. Throws Error if one is not ordered after all that it conflicts with.
@@ -29,6 +31,7 @@ class OrderCheck {
   [[nodiscard]] std::string destroy(const BufferRecord& buffer);
 
  private:
+  const bool enabled_;
   mutable std::mutex mutex_;
   AccessHistory history_;
   Clock host_;

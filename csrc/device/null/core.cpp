@@ -149,7 +149,7 @@ void Core::pass(Cursor& cursor, int64_t time_us) {
   if (tracing) {
     const NullCollective& op = *cursor.script->collectives[command.index];
     spans.push_back({std::string(cursor.stream), op.name, op.tag, static_cast<double>(cursor.time_us),
-                     static_cast<double>(time_us)});
+                     static_cast<double>(time_us), OpKind::kCollective});
   }
   cursor.stands = false;
   cursor.time_us = time_us;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "device/cpu/access_history.h"
+#include "device/cpu/order_check.h"
 #include "device/null/lane.h"
 
 namespace weft::device::null {
@@ -54,7 +55,8 @@ struct Queue {
 
 /// What the parts of a device share.
 struct Core {
-  explicit Core(NullOptions device_options) : options(std::move(device_options)) {}
+  explicit Core(NullOptions device_options)
+      : options(std::move(device_options)), order(options.check_order) {}
 
   NullOptions options;
   AddressSpace memory;
@@ -66,9 +68,8 @@ struct Core {
   std::vector<NullArrival> arrivals;
   const Capture* capturing = nullptr;
   int64_t num_waits = 0;
-  int64_t num_records = 0;     // of events that a stream has waited for
-  cpu::AccessHistory history;  // if order is checked; as the next
-  cpu::Clock host;
+  int64_t num_records = 0;  // of events that a stream has waited for
+  cpu::OrderCheck order;
   bool tracing = false;
   std::vector<OpSpan> spans;
 

@@ -38,7 +38,7 @@ void NullEvent::wait_idle(std::chrono::milliseconds /*timeout*/) {
   WEFT_CHECK(reached(),
              "{}: nothing that the host could wait for ends the wait for an event of stream '{}': {}",
              core->options.name, core->queues[record.lane]->name, core->where());
-  cpu::join(core->host, record.clock);
+  core->order.host_saw(record.clock);
 }
 
 NullStream::NullStream(Device& device, std::shared_ptr<Core> core, const std::string& name)
@@ -52,7 +52,7 @@ NullStream::NullStream(Device& device, std::shared_ptr<Core> core, const std::st
   queue_->cursor.script = &queue_->script;
   queue_->cursor.stream = queue_->name;
   core_->queues.push_back(queue_);
-  core_->history.add_agent(name);
+  core_->order.add_stream(name);
 }
 
 NullStream::~NullStream() {
@@ -60,15 +60,11 @@ NullStream::~NullStream() {
     capture_->active = false;
     core_->capturing = nullptr;
   }
-  cpu::join(core_->host, end_clock());
+  core_->order.host_saw(end_clock());
   core_->queues[id_] = nullptr;
 }
 
-cpu::Clock NullStream::end_clock() const {
-  cpu::Clock clock = clock_;
-  cpu::advance(clock, id_, num_pushed_);
-  return clock;
-}
+cpu::Clock NullStream::end_clock() const { return core_->order.snapshot(id_, num_pushed_, clock_); }
 
 NullEvent& NullStream::own(Event& event) const {
   auto* null_event = dynamic_cast<NullEvent*>(&event);
@@ -105,9 +101,7 @@ void NullStream::note_accesses(const Op& op) {
     }
     capture_->accesses.insert(capture_->accesses.end(), accesses_.begin(), accesses_.end());
   } else {
-    cpu::join(clock_, core_->host);
-    for (const auto& access : accesses_) core_->history.add(id_, num_pushed_ + 1, clock_, access, where_);
-    core_->history.prune(core_->host);
+    core_->order.add(id_, num_pushed_ + 1, clock_, accesses_, where_);
   }
 }
 
@@ -147,7 +141,7 @@ void NullStream::record(Event& event) {
   } else {
     record.capture = nullptr;
     record.lane = id_;
-    if (core_->options.check_order) record.clock = end_clock();
+    record.clock = end_clock();
   }
   to.commands.push_back({.type = Command::Type::kMark, .index = record.mark, .position = to.ops.size()});
 }
@@ -215,20 +209,15 @@ void NullStream::replay(device::Graph& graph) {
     }
     null_graph->checked_at = core_->buffers.num_removed();
   }
-  if (core_->options.check_order) {
-    cpu::join(clock_, captured->last_run);
-    cpu::join(clock_, core_->host);
-    for (const auto& access : captured->accesses)
-      core_->history.add(id_, num_pushed_ + 1, clock_, access, where_);
-    core_->history.prune(core_->host);
-  }
+  cpu::join(clock_, captured->last_run);
+  core_->order.add(id_, num_pushed_ + 1, clock_, captured->accesses, where_);
   Script& to = queue_->script;
   to.commands.push_back(
       {.type = Command::Type::kReplay, .index = to.graphs.size(), .position = to.ops.size()});
   to.graphs.push_back(captured);
   core_->enqueued.insert(core_->enqueued.end(), captured->collectives.begin(), captured->collectives.end());
   ++num_pushed_;
-  if (core_->options.check_order) captured->last_run = end_clock();
+  captured->last_run = end_clock();
 }
 
 void NullStream::wait_idle(std::chrono::milliseconds /*timeout*/) {
@@ -236,7 +225,7 @@ void NullStream::wait_idle(std::chrono::milliseconds /*timeout*/) {
   core_->advance();
   WEFT_CHECK(queue_->cursor.done(), "{}: nothing that the host could wait for makes the stream idle: {}",
              where_, core_->where());
-  cpu::join(core_->host, end_clock());
+  core_->order.host_saw(end_clock());
 }
 
 void NullStream::copy(void* dst, const void* src, size_t num_bytes) {

@@ -1,23 +1,12 @@
 #include "runtime/simulate/report.h"
 
 #include <algorithm>
-#include <string_view>
 #include <utility>
 
-#include "base/collective.h"
 #include "base/error.h"
 
 namespace weft::runtime::simulate {
 namespace {
-
-bool is_collective(std::string_view name) {
-  for (const Collective op :
-       {Collective::kAllReduce, Collective::kReduceScatter, Collective::kAllGather, Collective::kAllToAll,
-        Collective::kBroadcast, Collective::kBarrier, Collective::kDispatch, Collective::kCombine}) {
-    if (name == collective_name(op)) return true;
-  }
-  return false;
-}
 
 /// Appends a rank's ops to `spans`; neighbours of one stream and micro-batch that compute become one span.
 void add_spans(int rank, const std::vector<device::OpSpan>& ops, std::vector<Span>& spans) {
@@ -42,7 +31,7 @@ void add_spans(int rank, const std::vector<device::OpSpan>& ops, std::vector<Spa
     auto found =
         std::find_if(open.begin(), open.end(), [&](const Open& e) { return e.span.stream == op.stream; });
     if (found == open.end()) found = open.insert(open.end(), Open{span, 0});
-    if (is_collective(op.name)) {
+    if (op.kind == device::OpKind::kCollective) {
       close(*found);
       spans.push_back(std::move(span));
       continue;
