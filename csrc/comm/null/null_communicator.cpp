@@ -100,6 +100,14 @@ void NullCommunicator::barrier(Stream& stream) {
                           OpKind::kCollective);
 }
 
+void NullDispatcher::meet(Stream& stream, Collective op, plan::DispatchMode mode, int64_t chunk) const {
+  NullCall call = with(template_, op, dtype_, count_, stream.tag());
+  call.mode = static_cast<int32_t>(mode);
+  call.chunk = chunk;
+  stream.launch<NullCall>(collective_name(op), meeting, call, std::initializer_list<device::Access>{},
+                          OpKind::kCollective);
+}
+
 ReceivedRows NullDispatcher::dispatch(Stream& stream, plan::DispatchMode mode, int64_t chunk,
                                       const SendRows& rows) {
   // The capacity is the inner dispatcher's to tell, so its op is enqueued first; nothing comes between the
@@ -107,22 +115,14 @@ ReceivedRows NullDispatcher::dispatch(Stream& stream, plan::DispatchMode mode, i
   ReceivedRows received = inner_->dispatch(stream, mode, chunk, rows);
   count_ = received.x.numel();
   dtype_ = received.x.dtype;
-  NullCall call = with(template_, Collective::kDispatch, dtype_, count_, stream.tag());
-  call.mode = static_cast<int32_t>(mode);
-  call.chunk = chunk;
-  stream.launch<NullCall>("dispatch", meeting, call, std::initializer_list<device::Access>{},
-                          OpKind::kCollective);
+  meet(stream, Collective::kDispatch, mode, chunk);
   return received;
 }
 
 void NullDispatcher::combine(Stream& stream, plan::DispatchMode mode, int64_t chunk, const SendRows& rows,
                              const TensorView& out) {
   inner_->combine(stream, mode, chunk, rows, out);
-  NullCall call = with(template_, Collective::kCombine, dtype_, count_, stream.tag());
-  call.mode = static_cast<int32_t>(mode);
-  call.chunk = chunk;
-  stream.launch<NullCall>("combine", meeting, call, std::initializer_list<device::Access>{},
-                          OpKind::kCollective);
+  meet(stream, Collective::kCombine, mode, chunk);
 }
 
 }  // namespace weft::comm::null

@@ -63,6 +63,8 @@ class NullDispatcher final : public Dispatcher {
   [[nodiscard]] int64_t received_rows() const override { return inner_->received_rows(); }
 
  private:
+  void meet(Stream& stream, Collective op, plan::DispatchMode mode, int64_t chunk) const;
+
   std::unique_ptr<Dispatcher> inner_;
   const NullCall template_;
   int64_t count_ = 0;  // of the last dispatch: rows of all sources * hidden
