@@ -289,9 +289,7 @@ class RankWorker::Impl {
     if (plan.tbo) {
       ++counters_.tbo_steps;
       ++counters_.tbo_steps_by_mode[mode];
-      const auto has_rows = [](plan::ForwardMode m) {
-        return m != plan::ForwardMode::kIdle && m != plan::ForwardMode::kPrebuilt;
-      };
+      const auto has_rows = [](plan::ForwardMode m) { return !plan::has_no_rows(m); };
       const auto first = std::find_if(plan.modes.begin(), plan.modes.end(), has_rows);
       const bool unlike = std::any_of(first, plan.modes.end(),
                                       [&](plan::ForwardMode m) { return has_rows(m) && m != *first; });
