@@ -188,13 +188,11 @@ int64_t num_seqs_of(const SplitInput& input) {
   return has_fixed_width(input.mode) ? input.num_tokens / input.token_num_per_seq : 0;
 }
 
-std::vector<Cut> cuts_of(const SplitInput& input) {
-  if (is_prefill(input.mode)) {
-    return prefill_cuts(input.extend_lens, input.threshold, input.num_micro_batches).cuts;
-  }
-  std::vector<Cut> cuts(static_cast<size_t>(input.num_micro_batches - 1));
+std::vector<Cut> cuts_of(const SplitInput& input, int num_parts) {
+  if (is_prefill(input.mode)) return prefill_cuts(input.extend_lens, input.threshold, num_parts).cuts;
+  std::vector<Cut> cuts(static_cast<size_t>(num_parts - 1));
   for (size_t k = 0; k < cuts.size(); ++k) {
-    cuts[k].seq = num_seqs_of(input) * static_cast<int64_t>(k + 1) / input.num_micro_batches;
+    cuts[k].seq = num_seqs_of(input) * static_cast<int64_t>(k + 1) / num_parts;
     cuts[k].token = cuts[k].seq * input.token_num_per_seq;
   }
   return cuts;
@@ -269,8 +267,7 @@ bool is_two_chunk(Lengths extend_lens, double threshold) {
 
 int64_t compute_split_seq_index(const SplitInput& input) {
   check_indexed(input);
-  if (is_prefill(input.mode)) return prefill_cuts(input.extend_lens, input.threshold, 2).cuts[0].seq;
-  return has_fixed_width(input.mode) ? input.num_tokens / input.token_num_per_seq / 2 : 0;
+  return cuts_of(input, 2)[0].seq;
 }
 
 int64_t compute_split_token_index(int64_t split_seq_index, const SplitInput& input) {
@@ -298,7 +295,7 @@ std::optional<Split> split(const SplitInput& input, std::string* why) {
     return std::nullopt;
   }
 
-  const std::vector<Cut> cuts = cuts_of(input);
+  const std::vector<Cut> cuts = cuts_of(input, input.num_micro_batches);
   const Cut end{.seq = num_seqs_of(input), .token = input.num_tokens, .left = 0};
   Split result;
   result.seq_index = cuts[0].seq;
