@@ -81,7 +81,7 @@ RANGES: tuple[Refused, ...] = (
     ),
     Refused(
         ("chunked_prefill_size",),
-        lambda a: a.chunked_prefill_size is not None and not (a.chunked_prefill_size == -1 or _is_chunk(a)),
+        lambda a: a.chunked_prefill_size is not None and not (a.chunked_prefill_size == -1 or 0 < a.chunked_prefill_size <= 1 << 30),
         "a chunk has at least one token",
         "use -1 to run prompts whole",
         sglang="runs prompts whole",
@@ -108,10 +108,6 @@ RANGES: tuple[Refused, ...] = (
         "choose a name without ':'",
     ),
 )
-
-
-def _is_chunk(args: "ServerArgs") -> bool:
-    return args.chunked_prefill_size is not None and 0 < args.chunked_prefill_size <= 1 << 30
 
 
 # What leaves no graphs, and which flags are then refused.
