@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "comm/communicator.h"
 #include "runtime/simulate/simulated_ranks.h"
+#include "support/forwarding_communicator.h"
 
 namespace weft::runtime::simulate {
 
@@ -276,11 +277,9 @@ inline MutantKind early_page_mutant() {
 }
 
 /// A communicator whose call number `site` on its rank goes wrong.
-class MutantCommunicator final : public comm::Communicator {
+class MutantCommunicator final : public test::ForwardingCommunicator {
  public:
   enum class Kind { kSkip, kRepeat, kSwap, kShorten };
-  using Stream = device::Stream;
-  using TensorView = device::TensorView;
 
   /// State of a rank's communicators: which call is next.
   struct Calls {
@@ -291,11 +290,11 @@ class MutantCommunicator final : public comm::Communicator {
 
   MutantCommunicator(std::unique_ptr<comm::Communicator> inner, int channel, Kind kind, Mutant& mutant,
                      std::shared_ptr<Calls> calls)
-      : inner_(std::move(inner)), channel_(channel), kind_(kind), mutant_(mutant), calls_(std::move(calls)) {}
-
-  [[nodiscard]] int rank() const override { return inner_->rank(); }
-  [[nodiscard]] int size() const override { return inner_->size(); }
-  [[nodiscard]] const std::string& group() const override { return inner_->group(); }
+      : ForwardingCommunicator(std::move(inner)),
+        channel_(channel),
+        kind_(kind),
+        mutant_(mutant),
+        calls_(std::move(calls)) {}
 
   void all_reduce(Stream& stream, const TensorView& out, const TensorView& in) override {
     call(seen("all_reduce", stream, in), [=, this, &stream](bool shorter) {
@@ -329,15 +328,6 @@ class MutantCommunicator final : public comm::Communicator {
              inner_->all_gather_v(stream, out.rows(0, all), in.rows(0, own), counts);
            });
   }
-  void all_to_all(Stream& stream, const TensorView& out, const TensorView& in) override {
-    inner_->all_to_all(stream, out, in);
-  }
-  void broadcast(Stream& stream, const TensorView& data, int root) override {
-    inner_->broadcast(stream, data, root);
-  }
-  void barrier(Stream& stream) override { inner_->barrier(stream); }
-  std::vector<void*> exchange_pointers(void* mine) override { return inner_->exchange_pointers(mine); }
-  comm::PeerBarrier peer_barrier() override { return inner_->peer_barrier(); }
 
  private:
   // make(shorter) enqueues the call, of which peers see `seen`.
@@ -389,7 +379,6 @@ class MutantCommunicator final : public comm::Communicator {
     });
   }
 
-  std::unique_ptr<comm::Communicator> inner_;
   const int channel_;
   const Kind kind_;
   Mutant& mutant_;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/math.h"
+#include "support/forwarding_communicator.h"
 #include "support/generation.h"
 
 // What a user would see of a part that lies. The demo model answers held-out word problems, greedily; an
@@ -192,13 +193,10 @@ enum class Drop { kFromGathers, kFromScatters };
 
 /// Leaves out what the last rank of the group brings to each all-gather, or to the sum of each
 /// reduce-scatter.
-class DroppingCommunicator final : public comm::Communicator {
+class DroppingCommunicator final : public test::ForwardingCommunicator {
  public:
-  using Stream = comm::Stream;
-  using TensorView = comm::TensorView;
-
   DroppingCommunicator(std::unique_ptr<comm::Communicator> inner, Drop drop, Count& dropped)
-      : inner_(std::move(inner)), drop_(drop), dropped_(dropped) {}
+      : ForwardingCommunicator(std::move(inner)), drop_(drop), dropped_(dropped) {}
 
   void all_gather(Stream& stream, const TensorView& out, const TensorView& in) override {
     inner_->all_gather(stream, out, in);
@@ -219,22 +217,6 @@ class DroppingCommunicator final : public comm::Communicator {
     inner_->reduce_scatter_v(stream, out, in, rows);
   }
 
-  [[nodiscard]] int rank() const override { return inner_->rank(); }
-  [[nodiscard]] int size() const override { return inner_->size(); }
-  [[nodiscard]] const std::string& group() const override { return inner_->group(); }
-  void all_reduce(Stream& stream, const TensorView& out, const TensorView& in) override {
-    inner_->all_reduce(stream, out, in);
-  }
-  void all_to_all(Stream& stream, const TensorView& out, const TensorView& in) override {
-    inner_->all_to_all(stream, out, in);
-  }
-  void broadcast(Stream& stream, const TensorView& data, int root) override {
-    inner_->broadcast(stream, data, root);
-  }
-  void barrier(Stream& stream) override { inner_->barrier(stream); }
-  std::vector<void*> exchange_pointers(void* mine) override { return inner_->exchange_pointers(mine); }
-  comm::PeerBarrier peer_barrier() override { return inner_->peer_barrier(); }
-
  private:
   void after_gather(Stream& stream, const TensorView& out, int64_t last_rows) {
     if (drop_ == Drop::kFromGathers) drop(stream, out.rows(out.shape[0] - last_rows, last_rows));
@@ -247,7 +229,6 @@ class DroppingCommunicator final : public comm::Communicator {
     stream.launch("drop_shard", drop_shard, DropArgs{shard, &dropped_}, {device::write(shard)});
   }
 
-  std::unique_ptr<comm::Communicator> inner_;
   Drop drop_;
   Count& dropped_;
 };
