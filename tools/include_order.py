@@ -1,10 +1,14 @@
-"""Checks the include order of csrc/: a folder includes only itself and what is below it."""
+"""Checks the include order of csrc/: a folder includes only itself and what is below it.
+
+kernels/ stands beside csrc/: it sees ops, device and base, and nobody includes it.
+"""
 
 import re
 import sys
 from pathlib import Path
 
 ORDER = ("bindings", "runtime", "exec", "model", "comm", "plan", "ops", "device", "base")
+KERNELS_SEE = ("kernels", "ops", "device", "base")
 INCLUDE = re.compile(r'^\s*#include "([a-z0-9_]+)/[^"]+"', re.MULTILINE)
 
 
@@ -28,8 +32,19 @@ def violations(root: Path) -> list[str]:
     return found
 
 
+def kernel_violations(root: Path) -> list[str]:
+    """Each include in `root` (kernels/) of what kernels must not see, as "file: folder"."""
+    return [
+        f"{path.relative_to(root)}: includes {folder}/, but kernels see {', '.join(KERNELS_SEE)} alone"
+        for path in sorted(root.rglob("*.cu*"))
+        for folder in INCLUDE.findall(path.read_text())
+        if folder not in KERNELS_SEE
+    ]
+
+
 if __name__ == "__main__":
-    problems = violations(Path(__file__).resolve().parent.parent / "csrc")
+    tree = Path(__file__).resolve().parent.parent
+    problems = violations(tree / "csrc") + kernel_violations(tree / "kernels")
     for problem in problems:
         print(problem, file=sys.stderr)
     sys.exit(1 if problems else 0)

@@ -19,7 +19,7 @@ namespace weft::device {
 
 class Device;
 
-enum class Backend : uint8_t { kCpu, kNull };
+enum class Backend : uint8_t { kCpu, kNull, kCuda };
 
 /// Device memory with a name; move-only. `Device::allocate` makes it. Destroying it while a live Graph uses
 /// it is allowed, but makes every later replay of that graph throw, naming the buffer.
@@ -53,7 +53,9 @@ inline Access write(const TensorView& view) { return {view.data, view.span_bytes
 inline Access read(const void* data, size_t num_bytes) { return {data, num_bytes, false}; }
 inline Access write(const void* data, size_t num_bytes) { return {data, num_bytes, true}; }
 
-/// What a running op may use. On the CPU it is the device's share of cores.
+/// What a running op may use: on the CPU the device's share of cores, on CUDA a stream
+/// (device/cuda/cuda_context.h) that it launches kernels on, for there an op's function runs when it is
+/// enqueued.
 class ExecContext {
  public:
   virtual ~ExecContext() = default;
@@ -193,6 +195,8 @@ class Device {
   [[nodiscard]] virtual const std::string& name() const = 0;
   /// Zero bytes is legal. Memory is not initialised. Throws Error if there is not enough.
   [[nodiscard]] virtual Buffer allocate(size_t num_bytes, std::string_view name) = 0;
+  /// True if the host may read and write buffers of allocate(), while no op uses them.
+  [[nodiscard]] bool host_can_write() const { return backend() != Backend::kCuda; }
   /// Host memory that copies may run from asynchronously.
   [[nodiscard]] virtual Buffer allocate_host(size_t num_bytes, std::string_view name) = 0;
   [[nodiscard]] virtual std::unique_ptr<Stream> make_stream(std::string name) = 0;
@@ -222,5 +226,34 @@ struct CpuOptions {
 [[nodiscard]] int64_t cpu_num_waits(const Device& device);
 /// Ops that a CPU device has run so far: the range of CpuOptions::fail_op.
 [[nodiscard]] int64_t cpu_num_ops(const Device& device);
+
+#if WEFT_CUDA
+struct CudaOptions {
+  std::string name = "cuda:0";
+  int ordinal = 0;       // which GPU
+  int64_t fail_op = -1;  // tests only: the op with this index (in enqueue order, ops of replays too) fails
+};
+/// One GPU. Beyond the contract above: after a failure the kernels that were queued before still run, on
+/// whatever is there, but nobody sees a result; on_failure's handler is called by the thread that meets the
+/// failure in a wait or query. While a trace runs, replays run their ops one by one, as nothing tells the
+/// times inside a graph. Throws Error if there is no such GPU, or no driver.
+[[nodiscard]] std::unique_ptr<Device> make_cuda_device(CudaOptions options);
+/// Ops that a CUDA device has been given so far: the range of CudaOptions::fail_op.
+[[nodiscard]] int64_t cuda_num_ops(const Device& device);
+/// GPUs that can be used; 0 without a driver.
+[[nodiscard]] int cuda_device_count();
+/// Why there is none, for messages; empty if there is one.
+[[nodiscard]] std::string cuda_unavailable_reason();
+struct CudaGpu {
+  std::string name;
+  std::string compute_capability;  // "9.0"
+  int num_sms = 0;
+  MemoryInfo memory = {};
+};
+/// One entry a GPU, by ordinal; takes a context on each.
+[[nodiscard]] std::vector<CudaGpu> cuda_gpus();
+/// True in a build whose "GPU" is the CPU (cuda_emulation/).
+[[nodiscard]] bool cuda_is_emulated();
+#endif
 
 }  // namespace weft::device

@@ -22,9 +22,13 @@ constexpr milliseconds kShort{30};    // for what must not
 class TestBackend {
  public:
   virtual ~TestBackend() = default;
+  /// Why tests of this backend must be skipped on this machine; empty if they can run.
+  [[nodiscard]] virtual std::string unavailable() const { return {}; }
   [[nodiscard]] virtual std::unique_ptr<Device> make_device(const std::string& name) const = 0;
   /// Ops of different streams run at the same time.
   [[nodiscard]] virtual bool concurrent() const = 0;
+  /// Ops that were queued behind a failed one do not run.
+  [[nodiscard]] virtual bool drops_queued_ops() const { return true; }
   /// data[i] = data[i] * factor + addend, i32 (wrapping), as op "affine".
   virtual void affine(Stream& stream, const TensorView& data, int32_t factor, int32_t addend) const = 0;
   /// out[i] = out[i] * 3 + in[i], i32 (wrapping), as op "mix".
@@ -56,7 +60,11 @@ class Gate {
 /// A test over one backend, with one device.
 class ConformanceTest : public ::testing::TestWithParam<const TestBackend*> {
  protected:
-  ConformanceTest() : backend(*GetParam()), device(backend.make_device("dev:0")) {}
+  ConformanceTest() : backend(*GetParam()) {}
+  void SetUp() override {
+    if (!backend.unavailable().empty()) GTEST_SKIP() << backend.unavailable();
+    device = backend.make_device("dev:0");
+  }
 
   /// An i32 buffer of n zeros.
   [[nodiscard]] Buffer zeros(int64_t n, const std::string& name);

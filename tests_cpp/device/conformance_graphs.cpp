@@ -127,7 +127,8 @@ TEST_P(ConformanceTest, LanesOfAReplayRunAtTheSameTime) {
   while (!seen.is_open()) {
     ASSERT_LT(std::chrono::steady_clock::now(), deadline) << "the held lane holds the other";
   }
-  expect_error([&] { a->wait_idle(kShort); }, {"dev:0 a", "graph", "lane 'b' in op 'hold'"});
+  // Long enough for lane b to begin, which nothing tells.
+  expect_error([&] { a->wait_idle(10 * kShort); }, {"dev:0 a", "graph", "lane 'b' in op 'hold'"});
   gate.open();
   a->wait_idle(kLong);
 }

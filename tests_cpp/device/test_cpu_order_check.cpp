@@ -13,7 +13,6 @@ namespace weft::device {
 namespace {
 
 using cpu::AccessHistory;
-using cpu::Clock;
 
 class OrderCheckTest : public ::testing::Test {
  protected:
@@ -193,7 +192,7 @@ TEST_F(OrderCheckTest, EveryDroppedWaitIsCaughtEagerAndInCapture) {
 
 // The history itself, in every build.
 
-using Record = std::shared_ptr<cpu::BufferRecord>;
+using Record = std::shared_ptr<BufferRecord>;
 
 TEST(AccessHistoryTest, AgreesWithAMemoryOfEveryByte) {
   constexpr uint32_t kAgents = 3;
@@ -208,7 +207,7 @@ TEST(AccessHistoryTest, AgreesWithAMemoryOfEveryByte) {
     std::mt19937 random(seed);
     AccessHistory history;
     for (uint32_t agent = 0; agent < kAgents; ++agent) history.add_agent(fmt::format("s{}", agent));
-    const Record buffer = std::make_shared<cpu::BufferRecord>(4096, kBytes, "b");
+    const Record buffer = std::make_shared<BufferRecord>(4096, kBytes, "b");
     std::vector<std::vector<ByteUse>> bytes(kBytes);
     std::vector<Clock> clocks(kAgents);
     std::vector<uint64_t> positions(kAgents, 0);
@@ -217,8 +216,8 @@ TEST(AccessHistoryTest, AgreesWithAMemoryOfEveryByte) {
       if (random() % 3 == 0) {  // an event from another stream
         const auto from = static_cast<uint32_t>(random() % kAgents);
         Clock snapshot = clocks[from];
-        cpu::advance(snapshot, from, positions[from]);
-        cpu::join(clocks[agent], snapshot);
+        advance(snapshot, from, positions[from]);
+        join(clocks[agent], snapshot);
       }
       const size_t begin = random() % kBytes;
       const size_t end = begin + 1 + random() % (kBytes - begin);
@@ -226,8 +225,8 @@ TEST(AccessHistoryTest, AgreesWithAMemoryOfEveryByte) {
       bool conflict = false;
       for (size_t i = begin; i < end; ++i) {
         for (const ByteUse& use : bytes[i]) {
-          conflict |= use.agent != agent && (use.write || write) &&
-                      use.position > cpu::clock_at(clocks[agent], use.agent);
+          conflict |=
+              use.agent != agent && (use.write || write) && use.position > clock_at(clocks[agent], use.agent);
         }
       }
       bool refused = false;
@@ -251,13 +250,13 @@ TEST(AccessHistoryTest, AgreesWithAMemoryOfEveryByte) {
 TEST(AccessHistoryTest, DoesNotGrowWithTheNumberOfAccesses) {
   AccessHistory history;
   history.add_agent("s");
-  const Record buffer = std::make_shared<cpu::BufferRecord>(4096, 1 << 20, "b");
+  const Record buffer = std::make_shared<BufferRecord>(4096, 1 << 20, "b");
   std::mt19937 random(1);
   Clock host;
   for (uint64_t i = 1; i <= 30000; ++i) {
     const size_t begin = random() % (1 << 20);
     history.add(0, i, {}, {buffer, begin, begin + 1, random() % 2 == 0, "op"}, "here");
-    if (i % 1000 == 0) cpu::advance(host, 0, i);  // the host waits now and then
+    if (i % 1000 == 0) advance(host, 0, i);  // the host waits now and then
     history.prune(host);
     ASSERT_LE(history.num_intervals(), 12000U);
   }
@@ -269,8 +268,8 @@ TEST(AccessHistoryTest, DoesNotGrowWithTheNumberOfAccesses) {
 }
 
 TEST(AccessHistoryTest, CoalesceJoinsRangesOfEachKind) {
-  const Record b1 = std::make_shared<cpu::BufferRecord>(4096, 100, "b1");
-  const Record b2 = std::make_shared<cpu::BufferRecord>(8192, 100, "b2");
+  const Record b1 = std::make_shared<BufferRecord>(4096, 100, "b1");
+  const Record b2 = std::make_shared<BufferRecord>(8192, 100, "b2");
   const auto all = cpu::coalesce({{b1, 10, 20, false, "r"},
                                   {b2, 0, 100, true, "w"},
                                   {b1, 20, 30, false, "r"},

@@ -7,8 +7,8 @@
 #include <unordered_map>
 #include <vector>
 
-#include "device/cpu/buffer_table.h"
-#include "device/cpu/clock.h"
+#include "device/buffer_table.h"
+#include "device/clock.h"
 
 namespace weft::device::cpu {
 

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "device/clock.h"
 #include "device/cpu/access_history.h"
-#include "device/cpu/clock.h"
 #include "device/cpu/graph_state.h"
 
 namespace weft::device::cpu {

@@ -10,8 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "device/cpu/buffer_table.h"
-#include "device/cpu/health.h"
+#include "device/buffer_table.h"
 #include "device/cpu/op_runner.h"
 #include "device/cpu/order_check.h"
 #include "device/cpu/parallel.h"
@@ -19,6 +18,7 @@
 #include "device/cpu/stream_queue.h"
 #include "device/cpu/task_threads.h"
 #include "device/device.h"
+#include "device/health.h"
 
 namespace weft::device::cpu {
 

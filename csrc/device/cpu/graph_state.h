@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "device/cpu/buffer_table.h"
-#include "device/cpu/clock.h"
+#include "device/buffer_table.h"
+#include "device/clock.h"
 #include "device/cpu/command.h"
 #include "device/cpu/progress.h"
 #include "device/cpu/task_threads.h"

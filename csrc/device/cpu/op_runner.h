@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "device/cpu/command.h"
-#include "device/cpu/health.h"
+#include "device/health.h"
 
 namespace weft::device::cpu {
 

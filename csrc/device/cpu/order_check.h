@@ -6,8 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "device/clock.h"
 #include "device/cpu/access_history.h"
-#include "device/cpu/clock.h"
 
 namespace weft::device::cpu {
 

@@ -44,7 +44,7 @@ std::shared_ptr<Recording> Capture::finish() {
   active = false;
   for (size_t lane = 1; lane < clocks.size(); ++lane) {
     WEFT_CHECK(
-        cpu::clock_at(clocks[0], lane) >= graph->lanes[lane]->ops.size(),
+        clock_at(clocks[0], lane) >= graph->lanes[lane]->ops.size(),
         "end_capture: stream '{}' joined the capture of stream '{}' but was not joined back; record an event "
         "after its last op and let '{}' wait for it",
         graph->streams[lane], graph->streams[0], graph->streams[0]);

@@ -35,10 +35,10 @@ class AddressSpace {
 /// it can say so.
 struct Capture {
   std::shared_ptr<Recording> graph = std::make_shared<Recording>();
-  std::vector<cpu::Clock> clocks;  // by lane, in ops
-  std::set<const cpu::BufferRecord*> buffers;
+  std::vector<Clock> clocks;  // by lane, in ops
+  std::set<const BufferRecord*> buffers;
   cpu::AccessHistory history;
-  std::vector<cpu::BufferAccess> accesses;
+  std::vector<BufferAccess> accesses;
   bool active = true;
 
   size_t add_lane(const std::string& stream);
@@ -60,7 +60,7 @@ struct Core {
 
   NullOptions options;
   AddressSpace memory;
-  cpu::BufferTable buffers;
+  BufferTable buffers;
   size_t allocated_bytes = 0;
   std::vector<std::shared_ptr<Queue>> queues;  // by stream; null: destroyed
   CollectiveList collective_memory;

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "base/error.h"
-#include "device/cpu/buffer_table.h"
-#include "device/cpu/clock.h"
+#include "device/buffer_table.h"
+#include "device/clock.h"
 #include "device/null/null_device.h"
 
 namespace weft::device::null {
@@ -110,10 +110,10 @@ struct Recording {
   std::vector<std::string> streams;            // names, by lane
   std::vector<std::string_view> op_names;      // capture order
   CollectiveList collective_memory;
-  std::vector<const NullCollective*> collectives;                 // capture order
-  std::vector<std::shared_ptr<const cpu::BufferRecord>> buffers;  // each one that an op touches
-  std::vector<cpu::BufferAccess> accesses;                        // their union, if order is checked
-  cpu::Clock last_run;                                            // likewise
+  std::vector<const NullCollective*> collectives;            // capture order
+  std::vector<std::shared_ptr<const BufferRecord>> buffers;  // each one that an op touches
+  std::vector<BufferAccess> accesses;                        // their union, if order is checked
+  Clock last_run;                                            // likewise
   bool running = false;
 };
 

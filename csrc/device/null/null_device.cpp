@@ -15,7 +15,7 @@ class NullBuffer final : public Buffer::Impl {
   NullBuffer(std::shared_ptr<Core> core, size_t bytes, const std::string& label)
       : Buffer::Impl(core->memory.take(bytes), bytes, label),
         core_(std::move(core)),
-        record_(std::make_shared<cpu::BufferRecord>(reinterpret_cast<uintptr_t>(data), bytes, label)) {
+        record_(std::make_shared<BufferRecord>(reinterpret_cast<uintptr_t>(data), bytes, label)) {
     core_->buffers.add(record_);
     core_->allocated_bytes += bytes;
   }
@@ -28,7 +28,7 @@ class NullBuffer final : public Buffer::Impl {
 
  private:
   std::shared_ptr<Core> core_;
-  std::shared_ptr<cpu::BufferRecord> record_;
+  std::shared_ptr<BufferRecord> record_;
 };
 
 class Implementation final : public NullDevice {

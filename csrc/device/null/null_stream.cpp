@@ -7,9 +7,9 @@
 namespace weft::device::null {
 namespace {
 
-bool covers(const cpu::Clock& clock, const cpu::Clock& other) {
+bool covers(const Clock& clock, const Clock& other) {
   for (size_t i = 0; i < other.size(); ++i) {
-    if (cpu::clock_at(clock, i) < other[i]) return false;
+    if (clock_at(clock, i) < other[i]) return false;
   }
   return true;
 }
@@ -64,7 +64,7 @@ NullStream::~NullStream() {
   core_->queues[id_] = nullptr;
 }
 
-cpu::Clock NullStream::end_clock() const { return core_->order.snapshot(id_, num_pushed_, clock_); }
+Clock NullStream::end_clock() const { return core_->order.snapshot(id_, num_pushed_, clock_); }
 
 NullEvent& NullStream::own(Event& event) const {
   auto* null_event = dynamic_cast<NullEvent*>(&event);
@@ -121,7 +121,7 @@ void NullStream::enqueue(const Op& op) {
   to.ops.push_back({op.name, op.tag});
   if (capturing) {
     capture_->graph->op_names.push_back(op.name);
-    cpu::advance(capture_->clocks[lane_], lane_, to.ops.size());
+    advance(capture_->clocks[lane_], lane_, to.ops.size());
   } else {
     ++num_pushed_;
   }
@@ -160,7 +160,7 @@ void NullStream::wait(Event& event) {
     if (!record.set || record.lane == id_) return;
     const bool implied = core_->options.check_order && covers(clock_, record.clock);
     if (!implied && core_->drops_wait()) return;
-    cpu::join(clock_, record.clock);
+    join(clock_, record.clock);
   } else {
     WEFT_CHECK(record.capture->active,
                "{}: a wait for an event that was recorded in a capture that has ended; record it again",
@@ -174,7 +174,7 @@ void NullStream::wait(Event& event) {
       capture_ = record.capture;
       lane_ = capture_->add_lane(name());
     }
-    cpu::join(capture_->clocks[lane_], record.clock);
+    join(capture_->clocks[lane_], record.clock);
   }
   Script& to = script();
   to.commands.push_back(
@@ -209,7 +209,7 @@ void NullStream::replay(device::Graph& graph) {
     }
     null_graph->checked_at = core_->buffers.num_removed();
   }
-  cpu::join(clock_, captured->last_run);
+  join(clock_, captured->last_run);
   core_->order.add(id_, num_pushed_ + 1, clock_, captured->accesses, where_);
   Script& to = queue_->script;
   to.commands.push_back(

@@ -16,7 +16,7 @@ struct Record {
   std::shared_ptr<Capture> capture;  // null: outside of any
   uint32_t lane = 0;                 // stream, or lane of the capture
   uint64_t mark = 0;
-  cpu::Clock clock;
+  Clock clock;
 };
 
 class NullEvent final : public Event {
@@ -72,17 +72,17 @@ class NullStream final : public Stream {
   void check_no_capture(std::string_view what) const;
   void note_accesses(const Op& op);
   /// What the stream is known to follow up to now, itself included.
-  [[nodiscard]] cpu::Clock end_clock() const;
+  [[nodiscard]] Clock end_clock() const;
 
   Device& device_;
   std::shared_ptr<Core> core_;
   uint32_t id_;
   std::shared_ptr<Queue> queue_;
   std::string where_;
-  cpu::BufferCache cache_;
+  BufferCache cache_;
   uint64_t num_pushed_ = 0;  // ops and replays outside of captures
-  cpu::Clock clock_;         // of other streams; only if order is checked
-  std::vector<cpu::BufferAccess> accesses_;
+  Clock clock_;              // of other streams; only if order is checked
+  std::vector<BufferAccess> accesses_;
   std::shared_ptr<Capture> capture_;
   size_t lane_ = 0;
 };

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-namespace weft::device::cpu {
+namespace weft::device {
 
 /// A vector clock: for each stream (or lane of a capture) how many of its commands are known to have come
 /// before. Missing entries are 0.
@@ -23,4 +23,4 @@ inline void join(Clock& clock, const Clock& other) {
   for (size_t i = 0; i < other.size(); ++i) clock[i] = std::max(clock[i], other[i]);
 }
 
-}  // namespace weft::device::cpu
+}  // namespace weft::device

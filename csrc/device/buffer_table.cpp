@@ -1,11 +1,11 @@
-#include "device/cpu/buffer_table.h"
+#include "device/buffer_table.h"
 
 #include <algorithm>
 #include <mutex>
 
 #include "base/error.h"
 
-namespace weft::device::cpu {
+namespace weft::device {
 namespace {
 
 bool starts_before(const std::shared_ptr<BufferRecord>& record, uintptr_t address) {
@@ -58,4 +58,4 @@ const std::shared_ptr<BufferRecord>& BufferCache::find(const Access& access, std
   return slot.record;
 }
 
-}  // namespace weft::device::cpu
+}  // namespace weft::device

@@ -11,7 +11,7 @@
 
 #include "device/device.h"
 
-namespace weft::device::cpu {
+namespace weft::device {
 
 /// A live buffer, or what is left of a destroyed one for those who still refer to it.
 struct BufferRecord {
@@ -65,4 +65,4 @@ class BufferCache {
   std::array<Slot, 64> slots_;
 };
 
-}  // namespace weft::device::cpu
+}  // namespace weft::device

@@ -1,10 +1,10 @@
-#include "device/cpu/health.h"
+#include "device/health.h"
 
 #include <utility>
 
 #include "base/error.h"
 
-namespace weft::device::cpu {
+namespace weft::device {
 
 std::string Health::message() const {
   const std::lock_guard lock(mutex_);
@@ -40,4 +40,4 @@ void Health::set_wake(std::function<void()> wake) {
   wake_ = std::move(wake);
 }
 
-}  // namespace weft::device::cpu
+}  // namespace weft::device

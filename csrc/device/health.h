@@ -5,7 +5,7 @@
 #include <mutex>
 #include <string>
 
-namespace weft::device::cpu {
+namespace weft::device {
 
 /// The first failure of a device. Thread-safe.
 class Health {
@@ -28,4 +28,4 @@ class Health {
   std::function<void()> wake_;
 };
 
-}  // namespace weft::device::cpu
+}  // namespace weft::device

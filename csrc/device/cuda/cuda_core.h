@@ -1,0 +1,104 @@
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "device/buffer_table.h"
+#include "device/cuda/cuda_api.h"
+#include "device/cuda/op_trace.h"
+#include "device/device.h"
+#include "device/health.h"
+
+namespace weft::device::cuda {
+
+/// Who a launch is, for messages. Lives as long as the Core, since graphs and kernels keep its address.
+struct OpName {
+  std::string stream;
+  std::string op;
+};
+
+/// What the parts of one CUDA device share. Thread-safe, but for what its members say.
+class Core {
+ public:
+  explicit Core(CudaOptions device_options);
+  ~Core();
+  Core(const Core&) = delete;
+  Core& operator=(const Core&) = delete;
+
+  /// Makes the device the calling thread's current one.
+  void bind() const;
+
+  [[nodiscard]] DeviceMemory allocate(size_t num_bytes, const std::string& name);
+  [[nodiscard]] HostMemory allocate_host(size_t num_bytes, const std::string& name);
+  /// Calls `release` once all that is enqueued now is done, since it may use what is released. Never blocks.
+  void retire(std::function<void()> release);
+  /// Releases what is no longer in use.
+  void sweep();
+
+  void add_stream(cudaStream_t stream);
+  void remove_stream(cudaStream_t stream);
+
+  /// `op` is static text.
+  [[nodiscard]] const OpName* intern(const std::string& stream, std::string_view op);
+  /// The word that a stream's kernels write their OpName into. Words are never given back, since graphs keep
+  /// them; streams of one name share one.
+  [[nodiscard]] const void** progress_word(const std::string& stream);
+  /// The op of the last kernel that began in streams of that name; "no op" before the first.
+  [[nodiscard]] std::string last_op(const std::string& stream) const;
+  [[nodiscard]] OpSite site(const OpName* op, const void** progress) const;
+
+  void capture_begins(const std::string& stream);
+  void capture_ends(const std::string& stream);
+  /// Throws Error if some stream is capturing, for work of a stream that is not.
+  void check_no_capture(std::string_view where, std::string_view what) const;
+
+  /// Takes over what a kernel reported, then throws the device's failure if there is one.
+  void check();
+  /// Becomes the device's failure: "<device> <stream> op '<op>': <what>".
+  void fail_op(std::string_view stream, std::string_view op, std::string_view what);
+  /// Polls until `handle` has been reached. Throws the device's failure, or on timeout "<device> <stream>:
+  /// waited .. for <what>; <where()>".
+  void wait(cudaEvent_t handle, std::chrono::milliseconds timeout, const std::string& stream,
+            const char* what, const std::function<std::string()>& where);
+
+  const CudaOptions options;
+  Health health;
+  BufferTable buffers;
+  OpTrace trace;
+  int num_sms = 0;
+  std::atomic<int64_t> num_ops{0};
+  std::atomic<size_t> allocated_bytes{0};
+
+ private:
+  struct Retired {
+    std::vector<EventHandle> users;
+    std::function<void()> release;
+  };
+
+  void read_failure();
+
+  HostMemory record_memory_;
+  DeviceMemory taken_;
+  FailureRecord* record_ = nullptr;
+
+  static constexpr size_t kMaxWords = 256;
+  HostMemory word_memory_;
+  const void** words_ = nullptr;
+
+  mutable std::mutex mutex_;
+  std::map<std::string, const void**> progress_;
+  std::map<std::pair<std::string, std::string>, std::unique_ptr<OpName>> names_;
+  std::vector<std::string> capturing_;
+  std::vector<cudaStream_t> streams_;
+  std::list<Retired> retired_;
+};
+
+}  // namespace weft::device::cuda

@@ -1,0 +1,117 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <tuple>
+#include <type_traits>
+
+#include "device/cuda/cuda_context.h"
+
+/// How kernels are launched, and how they talk to the host. Every launch is checked.
+namespace weft::kernels {
+
+using device::cuda::CudaContext;
+using device::cuda::OpSite;
+
+inline CudaContext& cuda_context(device::ExecContext& context) { return static_cast<CudaContext&>(context); }
+
+/// One dimension of blocks, or two; and the shared memory that the kernel asks for with dynamic_shared().
+struct LaunchShape {
+  dim3 grid{1};
+  dim3 block{1};
+  size_t shared_bytes = 0;
+};
+
+/// `n` as a number of blocks. Throws if the grid cannot have so many.
+inline unsigned grid_x(int64_t n) {
+  if (n > INT32_MAX) device::cuda::refuse_op("launch", "more than 2^31 - 1 blocks");
+  return static_cast<unsigned>(n);
+}
+
+namespace detail {
+
+// Loads a kernel, and allows it all the shared memory that a block may have. Static: every program and
+// library has its own, with its own CUDA runtime.
+static void load_kernel(const void* kernel, int ordinal) {
+  int shared_limit = 0;
+  device::cuda::check_cuda(
+      cudaDeviceGetAttribute(&shared_limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal),
+      "cudaDeviceGetAttribute");
+  cudaFuncAttributes attributes{};
+  device::cuda::check_cuda(cudaFuncGetAttributes(&attributes, kernel),
+                           "loading a kernel (was weft built for this GPU? see WEFT_CUDA_ARCHITECTURES)");
+  const int dynamic = shared_limit - static_cast<int>(attributes.sharedSizeBytes);
+  device::cuda::check_cuda(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic > 0 ? dynamic : 0),
+      "cudaFuncSetAttribute");
+}
+
+// An object of this type exists for each kernel that is launched somewhere, from before main on.
+template <auto kKernel>
+struct Registered {
+  Registered() { device::cuda::register_kernel(reinterpret_cast<const void*>(kKernel), &load_kernel); }
+  static const Registered instance;
+};
+template <auto kKernel>
+const Registered<kKernel> Registered<kKernel>::instance{};
+
+}  // namespace detail
+
+/// Launches kKernel(args...) on the stream of `context`, where `args` convert to the kernel's parameters. Can
+/// be captured. Throws Error if CUDA refuses.
+template <auto kKernel, class... Params>
+void launch_as(void (*)(Params...), const CudaContext& context, const LaunchShape& shape,
+               std::type_identity_t<Params>... args) {
+  (void)&detail::Registered<kKernel>::instance;
+#if WEFT_CUDA_EMULATED
+  emulation::launch(shape.grid, shape.block, shape.shared_bytes, context.stream, kKernel,
+                    std::tuple<Params...>(args...));
+#else
+  void* pointers[] = {static_cast<void*>(&args)...};
+  device::cuda::check_cuda(cudaLaunchKernel(reinterpret_cast<const void*>(kKernel), shape.grid, shape.block,
+                                            pointers, shape.shared_bytes, context.stream),
+                           "kernel launch");
+#endif
+}
+template <auto kKernel, class... Args>
+void launch(const CudaContext& context, const LaunchShape& shape, const Args&... args) {
+  launch_as<kKernel>(kKernel, context, shape, args...);
+}
+
+/// First statement of every kernel: tells the host, should it ask, what the stream is at.
+__device__ inline void begin(const OpSite& site) {
+  if (blockIdx.x == 0 && blockIdx.y == 0 && blockIdx.z == 0 && threadIdx.x == 0) {
+    *const_cast<const void* volatile*>(site.progress) = site.op;
+  }
+}
+
+/// Reports that the input is wrong: the op fails with `message`, a host address of a static fmt text, over
+/// the values. The first report of a device counts. The caller then goes on without the bad item: what a
+/// kernel touches must be memory of its arguments, whatever their values.
+__device__ inline void fail(const OpSite& site, const char* message, int64_t a = 0, int64_t b = 0,
+                            int64_t c = 0, int64_t d = 0) {
+  if (atomicCAS(site.taken, 0, 1) != 0) return;
+  site.record->op = site.op;
+  site.record->message = message;
+  site.record->values[0] = a;
+  site.record->values[1] = b;
+  site.record->values[2] = c;
+  site.record->values[3] = d;
+  __threadfence_system();
+  *static_cast<volatile int32_t*>(&site.record->ready) = 1;
+}
+
+/// The shared memory of LaunchShape::shared_bytes, 16-byte aligned.
+template <class T>
+__device__ T* dynamic_shared() {
+#if WEFT_CUDA_EMULATED
+  return static_cast<T*>(emulation::dynamic_shared());
+#else
+  extern __shared__ uint4 weft_dynamic_shared[];
+  return reinterpret_cast<T*>(weft_dynamic_shared);
+#endif
+}
+
+}  // namespace weft::kernels

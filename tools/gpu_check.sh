@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in one go: tools/gpu_check.sh BUILD_DIR [OUT_DIR]
+#
+# BUILD_DIR: a build of the preset `cuda` (it may have been made on another machine). Runs the conformance suite
+# and the ops against their CPU twins, then both under compute-sanitizer where that is installed. Logs go to
+# OUT_DIR; the last lines say what passed. Exit code 1 if anything failed or there is no GPU.
+set -uo pipefail
+build=${1:?which build directory?}
+out=${2:-$build/gpu_check}
+mkdir -p "$out"
+failed=0
+
+# step NAME COMMAND...
+step() {
+  local name=$1 start=$SECONDS
+  shift
+  if "$@" >"$out/$name.log" 2>&1; then
+    echo "passed  $name  ($((SECONDS - start)) s)"
+  else
+    echo "FAILED  $name  ($((SECONDS - start)) s): see $out/$name.log"
+    grep -E "FAILED|error|Failure" "$out/$name.log" | head -n 20
+    failed=1
+  fi
+}
+
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv || { echo "no GPU here"; exit 1; }
+step device "$build/tests_cpp/test_device" '--gtest_filter=*Cuda*'
+step ops "$build/tests_cpp/test_ops" '--gtest_filter=Cuda*'
+step engine "$build/tests_cpp/test_exec" '--gtest_filter=Cuda*'
+if command -v compute-sanitizer >/dev/null; then
+  for tool in memcheck racecheck; do
+    step "$tool" compute-sanitizer --tool "$tool" --error-exitcode 1 --kernel-name-exclude kernel_substring=hold_kernel \
+      "$build/tests_cpp/test_ops" '--gtest_filter=Cuda*'
+  done
+fi
+if grep -q "SKIPPED" "$out"/*.log; then
+  echo "FAILED  tests were skipped: no GPU could be used"
+  failed=1
+fi
+exit $failed
