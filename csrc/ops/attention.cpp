@@ -3,6 +3,7 @@
 #include <initializer_list>
 
 #include "base/error.h"
+#include "ops/backend.h"
 #include "ops/checks.h"
 #include "ops/cpu/kernels.h"
 
@@ -71,7 +72,7 @@ void paged_attention(Stream& stream, const PagedAttentionArgs& args) {
   check_batch(kOp, args.batch);
   if (args.q.numel() == 0 || args.batch.max_seqs == 0) return;
   const BatchAccesses batch(args.batch);
-  stream.launch(kOp, &cpu::paged_attention, args,
+  stream.launch(kOp, WEFT_KERNEL(stream, paged_attention), args,
                 {write(args.out), read(args.q), read(args.k_cache), read(args.v_cache), batch.cu_q,
                  batch.kv_len, batch.page_table, batch.num_seqs});
 }
@@ -89,7 +90,7 @@ void mla_decode(Stream& stream, const MlaDecodeArgs& args) {
   WEFT_CHECK(args.first_seq >= 0, "{}: first_seq={} must not be negative", kOp, args.first_seq);
   if (args.out.numel() == 0 || args.first_seq >= args.batch.max_seqs) return;
   const BatchAccesses batch(args.batch);
-  stream.launch(kOp, &cpu::mla_decode, args,
+  stream.launch(kOp, WEFT_KERNEL(stream, mla_decode), args,
                 {write(args.out), read(args.q_nope), read(args.q_rope), read(args.cache), batch.cu_q,
                  batch.kv_len, batch.page_table, batch.num_seqs});
 }
@@ -109,7 +110,7 @@ void mla_prefill(Stream& stream, const MlaPrefillArgs& args) {
              args.num_prefill_seqs);
   if (args.out.numel() == 0 || args.batch.max_seqs == 0 || args.num_prefill_seqs == 0) return;
   const BatchAccesses batch(args.batch);
-  stream.launch(kOp, &cpu::mla_prefill, args,
+  stream.launch(kOp, WEFT_KERNEL(stream, mla_prefill), args,
                 {write(args.out), read(args.q_nope), read(args.q_rope), read(args.cache), read(args.w_kv_b),
                  batch.cu_q, batch.kv_len, batch.page_table, batch.num_seqs});
 }

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "ops/accesses.h"
+#include "ops/backend.h"
 #include "ops/checks.h"
 #include "ops/cpu/kernels.h"
 
@@ -19,7 +20,8 @@ void add(Stream& stream, const AddArgs& args) {
   check_dtype(kOp, "out", args.out, args.a.dtype);
   check_writable_rows(kOp, "out", args.out);
   if (args.out.numel() == 0) return;
-  stream.launch(kOp, &cpu::add, args, {device::write(args.out), device::read(args.a), device::read(args.b)});
+  stream.launch(kOp, WEFT_KERNEL(stream, add), args,
+                {device::write(args.out), device::read(args.a), device::read(args.b)});
 }
 
 void cast(Stream& stream, const CastArgs& args) {
@@ -31,7 +33,7 @@ void cast(Stream& stream, const CastArgs& args) {
   check_compute_dtype(kOp, "out", args.out);
   check_writable_rows(kOp, "out", args.out);
   if (args.out.numel() == 0) return;
-  stream.launch(kOp, &cpu::cast, args, {device::write(args.out), device::read(args.x)});
+  stream.launch(kOp, WEFT_KERNEL(stream, cast), args, {device::write(args.out), device::read(args.x)});
 }
 
 void silu_mul(Stream& stream, const SiluMulArgs& args) {
@@ -54,7 +56,7 @@ void silu_mul(Stream& stream, const SiluMulArgs& args) {
   check_writable_rows(kOp, "out", args.out);
   if (args.out.numel() == 0) return;
   const size_t num_counts = x.rank == 2 ? 1 : static_cast<size_t>(x.shape[0]);
-  stream.launch(kOp, &cpu::silu_mul, args,
+  stream.launch(kOp, WEFT_KERNEL(stream, silu_mul), args,
                 Accesses().write(args.out).read(x).read(args.num_rows, num_counts * sizeof(int32_t)).list());
 }
 

@@ -1,6 +1,7 @@
 #include "ops/embedding.h"
 
 #include "base/error.h"
+#include "ops/backend.h"
 #include "ops/checks.h"
 #include "ops/cpu/kernels.h"
 
@@ -18,7 +19,7 @@ void embedding(Stream& stream, const EmbeddingArgs& args) {
   check_writable_rows(kOp, "out", args.out);
   WEFT_CHECK(args.vocab_begin >= 0, "{}: vocab_begin={} must not be negative", kOp, args.vocab_begin);
   if (args.out.numel() == 0) return;
-  stream.launch(kOp, &cpu::embedding, args,
+  stream.launch(kOp, WEFT_KERNEL(stream, embedding), args,
                 {device::write(args.out), device::read(args.ids), device::read(args.table)});
 }
 
@@ -33,7 +34,7 @@ void gather_rows(Stream& stream, const GatherRowsArgs& args) {
   check_dense_rows(kOp, "x", args.x);
   check_writable_rows(kOp, "out", args.out);
   if (args.out.numel() == 0) return;
-  stream.launch(kOp, &cpu::gather_rows, args,
+  stream.launch(kOp, WEFT_KERNEL(stream, gather_rows), args,
                 {device::write(args.out), device::read(args.indices), device::read(args.x)});
 }
 

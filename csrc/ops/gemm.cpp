@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "ops/accesses.h"
+#include "ops/backend.h"
 #include "ops/checks.h"
 #include "ops/cpu/kernels.h"
 
@@ -32,7 +33,7 @@ void gemm(Stream& stream, const GemmArgs& args) {
     check_dense_rows(kOp, "bias", args.bias);
   }
   if (args.out.numel() == 0) return;
-  stream.launch(kOp, &cpu::gemm, args,
+  stream.launch(kOp, WEFT_KERNEL(stream, gemm), args,
                 Accesses().write(args.out).read(args.a).read(args.w).read(args.bias).list());
 }
 
@@ -43,7 +44,8 @@ void batched_gemm(Stream& stream, const BatchedGemmArgs& args) {
   check_shape(kOp, "out", args.out, {args.a.shape[0], args.a.shape[1], args.w.shape[1]});
   check_operands(kOp, args.out, args.a, args.w);
   if (args.out.numel() == 0) return;
-  stream.launch(kOp, &cpu::batched_gemm, args, Accesses().write(args.out).read(args.a).read(args.w).list());
+  stream.launch(kOp, WEFT_KERNEL(stream, batched_gemm), args,
+                Accesses().write(args.out).read(args.a).read(args.w).list());
 }
 
 void grouped_gemm(Stream& stream, const GroupedGemmArgs& args) {
@@ -66,7 +68,7 @@ void grouped_gemm(Stream& stream, const GroupedGemmArgs& args) {
   if (args.out.numel() == 0 || groups == 0) return;
   // Rows outside the groups are left alone, but which they are is known only when the op runs.
   const auto num_groups = static_cast<size_t>(groups);
-  stream.launch(kOp, &cpu::grouped_gemm, args,
+  stream.launch(kOp, WEFT_KERNEL(stream, grouped_gemm), args,
                 Accesses()
                     .write(args.out)
                     .read(args.a)

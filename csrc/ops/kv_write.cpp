@@ -1,6 +1,7 @@
 #include "ops/kv_write.h"
 
 #include "base/error.h"
+#include "ops/backend.h"
 #include "ops/checks.h"
 #include "ops/cpu/kernels.h"
 
@@ -20,7 +21,7 @@ void kv_write(Stream& stream, const KvWriteArgs& args) {
              "{}: columns [{}, {}) are outside cache = {}", kOp, args.column, args.column + args.src.shape[1],
              args.cache.describe());
   if (args.src.numel() == 0) return;
-  stream.launch(kOp, &cpu::kv_write, args,
+  stream.launch(kOp, WEFT_KERNEL(stream, kv_write), args,
                 {device::write(args.cache), device::read(args.src), device::read(args.slots)});
 }
 

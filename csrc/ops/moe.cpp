@@ -4,6 +4,7 @@
 #include <initializer_list>
 
 #include "base/error.h"
+#include "ops/backend.h"
 #include "ops/checks.h"
 #include "ops/cpu/kernels.h"
 
@@ -81,7 +82,7 @@ void route(Stream& stream, const RouteArgs& args) {
     accesses.add(read(valid.start, num_bytes));
     accesses.add(read(valid.count, num_bytes));
   }
-  stream.launch(kOp, &cpu::route, args, accesses.get());
+  stream.launch(kOp, WEFT_KERNEL(stream, route), args, accesses.get());
 }
 
 void moe_permute(Stream& stream, const PermuteArgs& args) {
@@ -112,7 +113,7 @@ void moe_permute(Stream& stream, const PermuteArgs& args) {
   accesses.add(read(args.ids));
   accesses.add(read(args.x));
   if (args.num_rows != nullptr) accesses.add(read(args.num_rows, sizeof(int32_t)));
-  stream.launch(kOp, &cpu::moe_permute, args, accesses.get());
+  stream.launch(kOp, WEFT_KERNEL(stream, moe_permute), args, accesses.get());
 }
 
 void moe_unpermute(Stream& stream, const UnpermuteArgs& args) {
@@ -133,7 +134,7 @@ void moe_unpermute(Stream& stream, const UnpermuteArgs& args) {
   accesses.add(read(args.position));
   accesses.add(read(args.weights));
   if (args.num_rows != nullptr) accesses.add(read(args.num_rows, sizeof(int32_t)));
-  stream.launch(kOp, &cpu::moe_unpermute, args, accesses.get());
+  stream.launch(kOp, WEFT_KERNEL(stream, moe_unpermute), args, accesses.get());
 }
 
 }  // namespace weft::ops

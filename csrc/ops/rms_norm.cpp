@@ -1,6 +1,7 @@
 #include "ops/rms_norm.h"
 
 #include "base/error.h"
+#include "ops/backend.h"
 #include "ops/checks.h"
 #include "ops/cpu/kernels.h"
 
@@ -24,7 +25,7 @@ void rms_norm(Stream& stream, const RmsNormArgs& args) {
   check_dtype(kOp, "weight", args.weight, args.x.dtype);
   check_dense_rows(kOp, "weight", args.weight);
   if (args.x.numel() == 0) return;
-  stream.launch(kOp, &cpu::rms_norm, args,
+  stream.launch(kOp, WEFT_KERNEL(stream, rms_norm), args,
                 {device::write(args.out), device::read(args.x), device::read(args.weight)});
 }
 
@@ -43,7 +44,7 @@ void add_rms_norm(Stream& stream, const AddRmsNormArgs& args) {
   check_dtype(kOp, "weight", args.weight, args.x.dtype);
   check_dense_rows(kOp, "weight", args.weight);
   if (args.x.numel() == 0) return;
-  stream.launch(kOp, &cpu::add_rms_norm, args,
+  stream.launch(kOp, WEFT_KERNEL(stream, add_rms_norm), args,
                 {device::write(args.out), device::read(args.residual), device::write(args.residual),
                  device::read(args.x), device::read(args.weight)});
 }

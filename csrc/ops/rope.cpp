@@ -1,6 +1,7 @@
 #include "ops/rope.h"
 
 #include "base/error.h"
+#include "ops/backend.h"
 #include "ops/checks.h"
 #include "ops/cpu/kernels.h"
 
@@ -24,7 +25,7 @@ void rope(Stream& stream, const RopeArgs& args) {
   check_dtype(kOp, "cos_sin", args.cos_sin, DType::kF32);
   check_dense_rows(kOp, "cos_sin", args.cos_sin);
   if (args.q.numel() == 0 && args.k.numel() == 0) return;
-  stream.launch(kOp, &cpu::rope, args,
+  stream.launch(kOp, WEFT_KERNEL(stream, rope), args,
                 {device::read(args.q), device::write(args.q), device::read(args.k), device::write(args.k),
                  device::read(args.positions), device::read(args.cos_sin)});
 }

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "ops/backend.h"
 #include "ops/checks.h"
 #include "ops/cpu/kernels.h"
 
@@ -40,7 +41,7 @@ void sample(Stream& stream, const SampleArgs& args) {
   std::vector<device::Access> accesses = {write(args.tokens), read(args.logits),
                                           read(args.params, static_cast<size_t>(rows) * sizeof(SamplingRow))};
   if (args.num_rows != nullptr) accesses.push_back(read(args.num_rows, sizeof(int32_t)));
-  stream.launch(kOp, &cpu::sample, args, accesses);
+  stream.launch(kOp, WEFT_KERNEL(stream, sample), args, accesses);
 }
 
 void logprobs(Stream& stream, const LogprobArgs& args) {
@@ -69,7 +70,7 @@ void logprobs(Stream& stream, const LogprobArgs& args) {
     accesses.push_back(read(args.num_top, static_cast<size_t>(rows) * sizeof(int32_t)));
   }
   if (args.num_rows != nullptr) accesses.push_back(read(args.num_rows, sizeof(int32_t)));
-  stream.launch(kOp, &cpu::logprobs, args, accesses);
+  stream.launch(kOp, WEFT_KERNEL(stream, logprobs), args, accesses);
 }
 
 }  // namespace weft::ops

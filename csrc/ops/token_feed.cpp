@@ -1,6 +1,7 @@
 #include "ops/token_feed.h"
 
 #include "base/error.h"
+#include "ops/backend.h"
 #include "ops/cpu/token_feed.h"
 #include "ops/localize.h"
 
@@ -20,7 +21,7 @@ void resolve_token_ids(Stream& stream, const ResolveIdsArgs& args) {
   check_i32(args.ids, rows, "resolve_token_ids", "ids");
   check_i32(args.last_tokens, args.last_tokens.shape[0], "resolve_token_ids", "last_tokens");
   if (rows == 0) return;
-  stream.launch("resolve_token_ids", cpu::resolve_token_ids, args,
+  stream.launch("resolve_token_ids", WEFT_KERNEL(stream, resolve_token_ids), args,
                 {device::write(args.out), device::read(args.ids), device::read(args.last_tokens)});
 }
 
@@ -31,7 +32,7 @@ void commit_tokens(Stream& stream, const CommitTokensArgs& args) {
   check_i32(args.wanted, rows, "commit_tokens", "wanted");
   check_i32(args.targets, rows, "commit_tokens", "targets");
   if (rows == 0) return;
-  stream.launch("commit_tokens", cpu::commit_tokens, args,
+  stream.launch("commit_tokens", WEFT_KERNEL(stream, commit_tokens), args,
                 {device::write(args.last_tokens), device::write(args.targets), device::read(args.tokens),
                  device::read(args.slots), device::read(args.wanted), device::read(args.num_rows, 4)});
 }
@@ -39,7 +40,7 @@ void commit_tokens(Stream& stream, const CommitTokensArgs& args) {
 void fill_padding(Stream& stream, const FillPaddingArgs& args) {
   WEFT_CHECK(args.x.rank == 2, "fill_padding: x is {}, expected two dimensions", args.x.describe());
   if (args.x.numel() == 0) return;
-  stream.launch("fill_padding", cpu::fill_padding, args,
+  stream.launch("fill_padding", WEFT_KERNEL(stream, fill_padding), args,
                 {device::write(args.x), device::read(args.num_rows, 4)});
 }
 
@@ -49,7 +50,7 @@ void localize_experts(Stream& stream, const LocalizeArgs& args) {
              "localize_experts: out is {}, ids is {}; expected contiguous i32 of one shape",
              args.out.describe(), args.ids.describe());
   if (args.out.numel() == 0) return;
-  stream.launch("localize_experts", cpu::localize_experts, args,
+  stream.launch("localize_experts", WEFT_KERNEL(stream, localize_experts), args,
                 {device::write(args.out), device::read(args.ids)});
 }
 

@@ -1,0 +1,47 @@
+#pragma once
+
+#include "ops/attention.h"
+#include "ops/elementwise.h"
+#include "ops/embedding.h"
+#include "ops/gemm.h"
+#include "ops/kv_write.h"
+#include "ops/localize.h"
+#include "ops/moe.h"
+#include "ops/rms_norm.h"
+#include "ops/rope.h"
+#include "ops/sampling.h"
+#include "ops/token_feed.h"
+
+/// What a CUDA device runs for each op: host functions that launch kernels (kernels/) on the context's
+/// stream. Shapes and dtypes have been checked by the op; what only device memory tells is checked by the
+/// kernels. None allocates, synchronises or reads device memory, so each can be captured.
+namespace weft::ops::cuda {
+
+using device::ExecContext;
+
+void embedding(const EmbeddingArgs& args, ExecContext& context);
+void gather_rows(const GatherRowsArgs& args, ExecContext& context);
+void rms_norm(const RmsNormArgs& args, ExecContext& context);
+void add_rms_norm(const AddRmsNormArgs& args, ExecContext& context);
+void add(const AddArgs& args, ExecContext& context);
+void cast(const CastArgs& args, ExecContext& context);
+void silu_mul(const SiluMulArgs& args, ExecContext& context);
+void rope(const RopeArgs& args, ExecContext& context);
+void kv_write(const KvWriteArgs& args, ExecContext& context);
+void gemm(const GemmArgs& args, ExecContext& context);
+void batched_gemm(const BatchedGemmArgs& args, ExecContext& context);
+void grouped_gemm(const GroupedGemmArgs& args, ExecContext& context);
+void paged_attention(const PagedAttentionArgs& args, ExecContext& context);
+void mla_decode(const MlaDecodeArgs& args, ExecContext& context);
+void mla_prefill(const MlaPrefillArgs& args, ExecContext& context);
+void route(const RouteArgs& args, ExecContext& context);
+void moe_permute(const PermuteArgs& args, ExecContext& context);
+void moe_unpermute(const UnpermuteArgs& args, ExecContext& context);
+void sample(const SampleArgs& args, ExecContext& context);
+void logprobs(const LogprobArgs& args, ExecContext& context);
+void resolve_token_ids(const ResolveIdsArgs& args, ExecContext& context);
+void commit_tokens(const CommitTokensArgs& args, ExecContext& context);
+void fill_padding(const FillPaddingArgs& args, ExecContext& context);
+void localize_experts(const LocalizeArgs& args, ExecContext& context);
+
+}  // namespace weft::ops::cuda

@@ -1,0 +1,67 @@
+#include "ops/kernel_table.h"
+
+#include <string_view>
+
+#include "base/error.h"
+#include "ops/cpu/isa.h"
+
+namespace weft::ops {
+namespace {
+
+struct Entry {
+  std::string_view op;
+  std::string_view cuda;  // the native kernel
+  std::string_view why;   // why nothing faster serves the op on CUDA
+};
+
+constexpr std::string_view kGemmWhy =
+    "cuBLASLt is not used: it picks its sums by the number of rows, so a row's bits would depend on others";
+constexpr std::string_view kGroupedWhy = "DeepGEMM's kernels are not part of this build";
+constexpr std::string_view kAttentionWhy = "no tensor cores: FlashInfer's kernels are not part of this build";
+
+constexpr Entry kEntries[] = {
+    {"embedding", "common/gather.cu", ""},
+    {"rms_norm", "norm/rms_norm.cu", ""},
+    {"add_rms_norm", "norm/rms_norm.cu", ""},
+    {"gemm", "gemm/gemm.cu: tensor cores; f32 without", kGemmWhy},
+    {"batched_gemm", "gemm/gemm.cu: tensor cores; f32 without", kGemmWhy},
+    {"rope", "attention/rope.cu", ""},
+    {"kv_write", "common/gather.cu", ""},
+    {"paged_attention", "attention/attention.cu: f32 arithmetic", kAttentionWhy},
+    {"mla_decode", "attention/attention.cu: f32 arithmetic", kAttentionWhy},
+    {"mla_prefill", "attention/attention.cu: f32 arithmetic", kAttentionWhy},
+    {"route", "moe/route.cu", ""},
+    {"moe_permute", "moe/permute.cu", ""},
+    {"grouped_gemm", "gemm/gemm.cu: tensor cores; f32 without", kGroupedWhy},
+    {"silu_mul", "common/elementwise.cu", ""},
+    {"moe_unpermute", "moe/permute.cu", ""},
+    {"add", "common/elementwise.cu", ""},
+    {"cast", "common/elementwise.cu", ""},
+    {"gather_rows", "common/gather.cu", ""},
+    {"sample", "sampling/sample.cu", ""},
+    {"logprobs", "sampling/sample.cu", ""},
+    {"resolve_token_ids", "sampling/token_feed.cu", ""},
+    {"commit_tokens", "sampling/token_feed.cu", ""},
+    {"localize_experts", "sampling/token_feed.cu", ""},
+    {"fill_padding", "sampling/token_feed.cu", ""},
+};
+
+}  // namespace
+
+std::vector<KernelInfo> kernel_table(device::Backend backend) {
+  std::vector<KernelInfo> table;
+  const std::string_view isa = cpu::isa_name(cpu::best_isa());
+  for (const Entry& entry : kEntries) {
+    if (backend == device::Backend::kCuda) {
+      table.push_back({std::string(entry.op), std::string(entry.cuda), std::string(entry.why)});
+      continue;
+    }
+    const bool best = cpu::best_isa() == cpu::Isa::kAvx512Bf16;
+    table.push_back(
+        {std::string(entry.op), fmt::format("ops/cpu, {}", isa),
+         best ? "" : fmt::format("this machine has no {}", cpu::isa_name(cpu::Isa::kAvx512Bf16))});
+  }
+  return table;
+}
+
+}  // namespace weft::ops

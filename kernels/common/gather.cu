@@ -1,0 +1,123 @@
+// embedding, gather_rows and kv_write: rows of bytes, one block a row.
+#include "kernels/common/launch.cuh"
+#include "kernels/common/row_copy.cuh"
+#include "kernels/common/types.cuh"
+#include "ops/cuda/kernels.h"
+
+namespace weft::kernels {
+namespace {
+
+// Strides in bytes.
+struct RowCopy {
+  std::byte* out;
+  const std::byte* x;
+  const int32_t* index;  // one a block
+  int64_t out_stride;
+  int64_t x_stride;
+  int64_t num_bytes;
+  int64_t limit;  // of the indexed rows
+  int64_t first;  // embedding: of the shard
+};
+
+template <int kWidth>
+__global__ void embedding_kernel(OpSite site, RowCopy c) {
+  begin(site);
+  const int64_t local = c.index[blockIdx.x] - c.first;
+  const bool here = local >= 0 && local < c.limit;
+  copy_row<kWidth>(c.out + blockIdx.x * c.out_stride, here ? c.x + local * c.x_stride : nullptr, c.num_bytes);
+}
+
+constexpr char kBadIndex[] = "gather_rows: indices[{}]={} is outside x = [{}, ..]";
+
+template <int kWidth>
+__global__ void gather_rows_kernel(OpSite site, const char* bad_index, RowCopy c) {
+  begin(site);
+  const int64_t index = c.index[blockIdx.x];
+  const bool good = index >= -1 && index < c.limit;
+  if (!good && threadIdx.x == 0) fail(site, bad_index, blockIdx.x, index, c.limit);
+  copy_row<kWidth>(c.out + blockIdx.x * c.out_stride, good && index >= 0 ? c.x + index * c.x_stride : nullptr,
+                   c.num_bytes);
+}
+
+constexpr char kBadSlot[] = "kv_write: slots[{}]={} is outside cache = [{}, ..]";
+
+template <int kWidth>
+__global__ void kv_write_kernel(OpSite site, const char* bad_slot, RowCopy c) {
+  begin(site);
+  const int64_t slot = c.index[blockIdx.x];
+  if ((slot < -1 || slot >= c.limit) && threadIdx.x == 0) fail(site, bad_slot, blockIdx.x, slot, c.limit);
+  if (slot < 0 || slot >= c.limit) return;
+  copy_row<kWidth>(c.out + slot * c.out_stride, c.x + blockIdx.x * c.x_stride, c.num_bytes);
+}
+
+int width_of(const RowCopy& c) {
+  return widest_access(reinterpret_cast<uintptr_t>(c.out) | reinterpret_cast<uintptr_t>(c.x) |
+                       static_cast<uintptr_t>(c.out_stride) | static_cast<uintptr_t>(c.x_stride) |
+                       static_cast<uintptr_t>(c.num_bytes));
+}
+
+LaunchShape copy_shape(int64_t rows, const RowCopy& c, int width) {
+  return {.grid = dim3(grid_x(rows)), .block = dim3(copy_threads(c.num_bytes, width))};
+}
+
+}  // namespace
+}  // namespace weft::kernels
+
+namespace weft::ops::cuda {
+
+using namespace weft::kernels;  // the other half of this file
+
+void embedding(const EmbeddingArgs& args, ExecContext& context) {
+  const auto element = static_cast<int64_t>(dtype_size(args.table.dtype));
+  const RowCopy c{.out = args.out.as<std::byte>(),
+                  .x = args.table.as<std::byte>(),
+                  .index = args.ids.as<int32_t>(),
+                  .out_stride = args.out.stride[0] * element,
+                  .x_stride = args.table.stride[0] * element,
+                  .num_bytes = args.table.shape[1] * element,
+                  .limit = args.table.shape[0],
+                  .first = args.vocab_begin};
+  const int width = width_of(c);
+  visit_width(width, [&](auto w) {
+    launch<&embedding_kernel<decltype(w)::value>>(
+        cuda_context(context), copy_shape(args.ids.shape[0], c, width), cuda_context(context).site, c);
+  });
+}
+
+void gather_rows(const GatherRowsArgs& args, ExecContext& context) {
+  const auto element = static_cast<int64_t>(dtype_size(args.x.dtype));
+  const RowCopy c{.out = args.out.as<std::byte>(),
+                  .x = args.x.as<std::byte>(),
+                  .index = args.indices.as<int32_t>(),
+                  .out_stride = args.out.stride[0] * element,
+                  .x_stride = args.x.stride[0] * element,
+                  .num_bytes = args.x.shape[1] * element,
+                  .limit = args.x.shape[0],
+                  .first = 0};
+  const int width = width_of(c);
+  visit_width(width, [&](auto w) {
+    launch<&gather_rows_kernel<decltype(w)::value>>(cuda_context(context),
+                                                    copy_shape(args.indices.shape[0], c, width),
+                                                    cuda_context(context).site, kBadIndex, c);
+  });
+}
+
+void kv_write(const KvWriteArgs& args, ExecContext& context) {
+  const auto element = static_cast<int64_t>(dtype_size(args.src.dtype));
+  const RowCopy c{.out = args.cache.as<std::byte>() + args.column * element,
+                  .x = args.src.as<std::byte>(),
+                  .index = args.slots.as<int32_t>(),
+                  .out_stride = args.cache.stride[0] * element,
+                  .x_stride = args.src.stride[0] * element,
+                  .num_bytes = args.src.shape[1] * element,
+                  .limit = args.cache.shape[0],
+                  .first = 0};
+  const int width = width_of(c);
+  visit_width(width, [&](auto w) {
+    launch<&kv_write_kernel<decltype(w)::value>>(cuda_context(context),
+                                                 copy_shape(args.src.shape[0], c, width),
+                                                 cuda_context(context).site, kBadSlot, c);
+  });
+}
+
+}  // namespace weft::ops::cuda

@@ -1,0 +1,184 @@
+// Attention on a GPU against the CPU.
+#if WEFT_CUDA
+#include <gmock/gmock.h>
+
+#include "ops/attention.h"
+#include "ops/paged_batch.h"
+#include "support/twin_ops.h"
+
+namespace weft::test {
+namespace {
+
+using ::testing::HasSubstr;
+using CudaAttentionTest = CudaOpTest;
+
+constexpr DType kDTypes[] = {DType::kF32, DType::kBF16, DType::kF16};
+constexpr double kAbsolute = 2e-5;
+
+/// `batch` in the memory of a side.
+ops::SequenceBatch on_side(Side& side, PagedBatch& batch) {
+  ops::SequenceBatch b = batch.batch();
+  b.cu_q = side.array(batch.cu_q());
+  b.kv_len = side.array(batch.kv_len());
+  b.page_table = side.array(batch.page_table());
+  b.num_seqs = side.array(batch.num_seqs());
+  return b;
+}
+
+/// Rows [num_slots, width] whose live slots hold what their position says; all else is NaN.
+HostTensor cache_of(const PagedBatch& batch, DType dtype, int64_t width, uint64_t salt) {
+  HostTensor cache(dtype, {batch.num_slots(), width});
+  for (size_t s = 0; s < batch.sequences().size(); ++s) {
+    for (int64_t p = 0; p < batch.sequences()[s].kv_len; ++p) {
+      const auto seq = static_cast<int64_t>(s);
+      for (int64_t c = 0; c < width; ++c) cache.set({batch.slot(seq, p), c}, content(salt, seq, p, c));
+    }
+  }
+  return cache;
+}
+
+TensorView with_heads(TensorView view, int64_t heads) {
+  return view.reshape({view.shape[0], heads, view.shape[1] / heads});
+}
+
+const std::vector<std::vector<SequenceLengths>> kBatches = {
+    {{1, 1}},
+    {{1, 33}, {1, 64}, {1, 7}},                   // decode
+    {{40, 40}, {9, 50}},                          // prefill, and a chunk behind a prefix
+    {{5, 70}, {0, 0}, {1, 1}, {1, 100}, {3, 3}},  // mixed
+};
+
+TEST_F(CudaAttentionTest, PagedAttentionMatches) {
+  struct Heads {
+    int64_t q, kv, dim;
+  };
+  for (const DType dtype : kDTypes) {
+    for (const Heads& h : {Heads{4, 2, 16}, Heads{3, 3, 64}, Heads{20, 1, 33}, Heads{2, 1, 200}}) {
+      for (size_t i = 0; i < kBatches.size(); ++i) {
+        SCOPED_TRACE(std::string(dtype_name(dtype)) + " dim=" + std::to_string(h.dim) +
+                     " batch=" + std::to_string(i));
+        PagedBatch batch(kBatches[i], i % 2 == 0 ? 16 : 3, 1);
+        const int64_t rows = batch.num_rows() + 3;  // padding rows belong to no sequence
+        const auto q = HostTensor(dtype, {rows, h.q, h.dim}, {(h.q + 1) * h.dim, h.dim, 1}).fill_normal(2);
+        const HostTensor k = cache_of(batch, dtype, h.kv * h.dim, 3);
+        const HostTensor v = cache_of(batch, dtype, h.kv * h.dim, 4);
+        const HostTensor out(dtype, {rows, h.q, h.dim});
+        expect_twins(
+            [&](Side& s) {
+              ops::paged_attention(s.stream(), {.out = s.out(out),
+                                                .q = s.in(q),
+                                                .k_cache = with_heads(s.in(k), h.kv),
+                                                .v_cache = with_heads(s.in(v), h.kv),
+                                                .batch = on_side(s, batch),
+                                                .scale = 0.3F});
+            },
+            2 * unit_roundoff(dtype), kAbsolute);
+      }
+    }
+  }
+}
+
+TEST_F(CudaAttentionTest, ARowHasTheSameBitsInEveryBatchAndChunking) {
+  const auto run = [](std::vector<SequenceLengths> sequences, int64_t page_size, int64_t first_position) {
+    PagedBatch batch(std::move(sequences), page_size, 5);
+    HostTensor q(DType::kBF16, {batch.num_rows(), 4, 32});
+    for (int64_t r = 0; r < batch.num_rows(); ++r) {
+      // Sequence 0 comes first, and its rows end at its kv_len.
+      for (int64_t c = 0; c < 128; ++c) q.set(r * 128 + c, content(6, 0, first_position + r, c));
+    }
+    const HostTensor k = cache_of(batch, DType::kBF16, 64, 7);
+    const HostTensor v = cache_of(batch, DType::kBF16, 64, 8);
+    const HostTensor out(DType::kBF16, {batch.num_rows(), 4, 32});
+    return on_cuda([&](Side& s) {
+      ops::paged_attention(s.stream(), {.out = s.out(out),
+                                        .q = s.in(q),
+                                        .k_cache = with_heads(s.in(k), 2),
+                                        .v_cache = with_heads(s.in(v), 2),
+                                        .batch = on_side(s, batch),
+                                        .scale = 0.2F});
+    })[0];
+  };
+  const HostTensor whole = run({{90, 90}}, 16, 0);
+  const auto expect_last_row = [&](const HostTensor& other, int64_t row) {
+    for (int64_t c = 0; c < 128; ++c) ASSERT_EQ(other.bits(row * 128 + c), whole.bits(89 * 128 + c)) << c;
+  };
+  expect_last_row(run({{1, 90}}, 4, 89), 0);
+  expect_last_row(run({{1, 90}, {1, 3}, {1, 200}}, 16, 89), 0);
+  expect_last_row(run({{30, 90}, {7, 8}}, 1, 60), 29);
+}
+
+TEST_F(CudaAttentionTest, MlaMatches) {
+  struct Widths {
+    int64_t heads, latent, rope, nope, v;
+  };
+  for (const DType dtype : kDTypes) {
+    for (const Widths& w : {Widths{3, 40, 6, 10, 12}, Widths{20, 130, 64, 32, 16}}) {
+      for (size_t i = 0; i < kBatches.size(); ++i) {
+        SCOPED_TRACE(std::string(dtype_name(dtype)) + " latent=" + std::to_string(w.latent) +
+                     " batch=" + std::to_string(i));
+        PagedBatch batch(kBatches[i], 8, 9);
+        const int64_t rows = batch.num_rows() + 2;
+        const HostTensor cache = cache_of(batch, dtype, w.latent + w.rope, 10);
+        const auto q_rope = HostTensor(dtype, {rows, w.heads, w.rope}).fill_normal(11);
+        const auto absorbed = HostTensor(dtype, {rows, w.heads, w.latent}).fill_normal(12, 0.3);
+        const HostTensor latent_out(dtype, {rows, w.heads, w.latent});
+        for (const int32_t first_seq : {0, 1}) {
+          expect_twins(
+              [&](Side& s) {
+                ops::mla_decode(s.stream(), {.out = s.out(latent_out),
+                                             .q_nope = s.in(absorbed),
+                                             .q_rope = s.in(q_rope),
+                                             .cache = s.in(cache),
+                                             .batch = on_side(s, batch),
+                                             .first_seq = first_seq,
+                                             .scale = 0.2F});
+              },
+              2 * unit_roundoff(dtype), kAbsolute);
+        }
+        const auto q_nope =
+            HostTensor(dtype, {rows, w.heads, w.nope}, {w.heads * (w.nope + 3), w.nope + 3, 1})
+                .fill_normal(13);
+        const auto w_kv_b = HostTensor(dtype, {w.heads, w.nope + w.v, w.latent}).fill_normal(14, 0.1);
+        const HostTensor out(dtype, {rows, w.heads, w.v});
+        expect_twins(
+            [&](Side& s) {
+              ops::mla_prefill(s.stream(), {.out = s.out(out),
+                                            .q_nope = s.in(q_nope),
+                                            .q_rope = s.in(q_rope),
+                                            .cache = s.in(cache),
+                                            .w_kv_b = s.in(w_kv_b),
+                                            .batch = on_side(s, batch),
+                                            .num_prefill_seqs = 2,
+                                            .scale = 0.2F});
+            },
+            2 * unit_roundoff(dtype), kAbsolute);
+      }
+    }
+  }
+}
+
+TEST_F(CudaAttentionTest, ABatchThatContradictsItselfIsAFailure) {
+  const auto run = [](const std::function<void(PagedBatch&)>& break_it) {
+    PagedBatch batch({{2, 20}, {1, 9}}, 8, 15);
+    const HostTensor k = cache_of(batch, DType::kBF16, 16, 16);
+    const auto q = HostTensor(DType::kBF16, {3, 2, 16}).fill_normal(17);
+    break_it(batch);
+    return cuda_failure([&](Side& s) {
+      ops::paged_attention(s.stream(), {.out = s.in(q),
+                                        .q = s.in(q),
+                                        .k_cache = with_heads(s.in(k), 1),
+                                        .v_cache = with_heads(s.in(k), 1),
+                                        .batch = on_side(s, batch)});
+    });
+  };
+  EXPECT_EQ(run([](PagedBatch&) {}), "");
+  EXPECT_THAT(run([](PagedBatch& b) { b.num_seqs()[0] = 5; }), HasSubstr("num_seqs=5"));
+  EXPECT_THAT(run([](PagedBatch& b) { b.cu_q()[2] = 4; }), HasSubstr("sequence 1 owns rows [2, 4) of 3"));
+  EXPECT_THAT(run([](PagedBatch& b) { b.kv_len()[0] = 1; }), HasSubstr("sequence 0 has kv_len=1"));
+  EXPECT_THAT(run([](PagedBatch& b) { b.page_table()[0] = 1000; }),
+              HasSubstr("of sequence 0 is in page 1000"));
+}
+
+}  // namespace
+}  // namespace weft::test
+#endif
