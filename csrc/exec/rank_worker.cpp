@@ -87,7 +87,20 @@ class RankWorker::Impl {
     pass_.emplace(config_, model_config_, model_, weights_, sizes_, buffers_, inputs_, comm_, ledger_, rank_);
   }
 
-  void load(model::WeightSource& source, model::WeightCoverage& coverage) { weights_.load(source, coverage); }
+  void load(model::WeightSource& source, model::WeightCoverage& coverage) {
+    device::Device& device = compute_->device();
+    if (device.host_can_write()) {
+      weights_.load(source, coverage);
+      return;
+    }
+    const auto host =
+        device.allocate_host(static_cast<size_t>(weights_.largest_tensor_bytes()), "weight_staging");
+    const model::WeightStaging staging{.host = host.data(), .send = [&](void* to, int64_t num_bytes) {
+                                         compute_->copy(to, host.data(), static_cast<size_t>(num_bytes));
+                                         compute_->wait_idle(config_.timeout);
+                                       }};
+    weights_.load(source, coverage, &staging);
+  }
 
   void enqueue(const plan::StepPlan& plan, const ForwardInput& input) {
     WEFT_CHECK(pending_.size() < turns_.size(),

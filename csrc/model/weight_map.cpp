@@ -1,5 +1,7 @@
 #include "model/weight_map.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "base/math.h"
 
@@ -25,10 +27,21 @@ void WeightMap::pad(WeightId target, int64_t row_begin) {
   tensors_[static_cast<size_t>(target.index)].pad_begin = row_begin;
 }
 
-void WeightMap::load(WeightSource& source, WeightCoverage& coverage) const {
+int64_t WeightMap::largest_tensor_bytes() const {
+  int64_t largest = 0;
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    const int64_t end = i + 1 < tensors_.size() ? tensors_[i + 1].offset : num_bytes_;
+    largest = std::max(largest, end - tensors_[i].offset);
+  }
+  return largest;
+}
+
+void WeightMap::load(WeightSource& source, WeightCoverage& coverage, const WeightStaging* staging) const {
   for (size_t i = 0; i < tensors_.size(); ++i) {
     const auto& tensor = tensors_[i];
-    const auto whole = view(WeightId{static_cast<int>(i)});
+    auto whole = view(WeightId{static_cast<int>(i)});
+    void* const place = whole.data;
+    if (staging != nullptr) whole.data = staging->host;
     WeightDestination destination(source, coverage, tensor.name, whole);
     for (const auto& from : tensor.sources) {
       auto part = whole;
@@ -42,6 +55,7 @@ void WeightMap::load(WeightSource& source, WeightCoverage& coverage) const {
     if (tensor.pad_begin >= 0)
       destination.zero(whole.rows(tensor.pad_begin, whole.shape[0] - tensor.pad_begin));
     destination.finish();
+    if (staging != nullptr) staging->send(place, static_cast<int64_t>(whole.span_bytes()));
   }
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,13 @@ struct WeightSourceSlice {
   int64_t row_begin = 0;                 // first row that is filled
 };
 
+/// How tensors reach memory that the host cannot write: each is made in `host`, then sent to its place.
+struct WeightStaging {
+  void* host = nullptr;  // at least WeightMap::largest_tensor_bytes(), aligned to 64
+  /// Copies num_bytes from `host` to `device`; returns when `host` may be written again.
+  std::function<void(void* device, int64_t num_bytes)> send;
+};
+
 /// Where a rank's weights stand in one device buffer, and what of the checkpoint fills them. Built from the
 /// configuration alone, before a weight is read.
 class WeightMap {
@@ -40,9 +48,11 @@ class WeightMap {
   /// Sets the memory, at least num_bytes(), aligned to 64; it must outlive the views.
   void bind(void* memory) { memory_ = memory; }
   [[nodiscard]] device::TensorView view(WeightId id) const;
-  /// Reads every source slice into its place; the memory must be addressable from the host. Throws Error if a
-  /// source lacks a tensor or has it in another shape, or if an element is filled twice or not at all.
-  void load(WeightSource& source, WeightCoverage& coverage) const;
+  /// Reads every source slice into its place: through `staging`, or at once if that is null and the host can
+  /// write the memory. Throws Error if a source lacks a tensor or has it in another shape, or if an element
+  /// is filled twice or not at all.
+  void load(WeightSource& source, WeightCoverage& coverage, const WeightStaging* staging = nullptr) const;
+  [[nodiscard]] int64_t largest_tensor_bytes() const;
 
  private:
   struct Tensor {

@@ -80,11 +80,31 @@ void check_sizes(const RuntimeConfig& c, const exec::ExecConfig& e, const model:
              "tbo_token_distribution_threshold={} must be from 0 to 0.5", c.tbo_token_distribution_threshold);
 }
 
+// One GPU so far: what moves rows between ranks, dispatch included, runs on the host.
+void check_device(const RuntimeConfig& c) {
+  if (c.device == "cpu") return;
+  WEFT_CHECK(c.device == "cuda", "device='{}' is unknown; use one of: cpu, cuda", c.device);
+  WEFT_CHECK(
+      c.tp_size == 1,
+      "device='cuda' with tp_size={}: ranks on several GPUs come later; use tp_size=1, or device='cpu'",
+      c.tp_size);
+  WEFT_CHECK(c.moe_a2a_backend == "none",
+             "device='cuda' with moe_a2a_backend='{}': expert dispatch has no CUDA kernels yet; use 'none'",
+             c.moe_a2a_backend);
+#if WEFT_CUDA
+  const std::string reason = device::cuda_unavailable_reason();
+  WEFT_CHECK(reason.empty(), "device='cuda': {}; use device='cpu'", reason);
+#else
+  WEFT_THROW(
+      "device='cuda': this build of weft has no CUDA backend; build it with nvcc, or use device='cpu'");
+#endif
+}
+
 }  // namespace
 
 exec::ExecConfig resolve(const RuntimeConfig& c, const model::ModelConfig& model) {
   using Policy = std::pair<std::string_view, plan::TboPolicy>;
-  WEFT_CHECK(c.device == "cpu", "device='{}': this build runs on 'cpu' alone", c.device);
+  check_device(c);
   exec::ExecConfig e;
   e.plan.parallel = resolve_parallel(c);
   e.plan.tbo_policy = choose("tbo_policy", c.tbo_policy,

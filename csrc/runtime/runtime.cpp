@@ -34,12 +34,18 @@ struct Ranks {
   exec::ExecConfig config;
   model::ModelConfig model;
   RuntimeHooks hooks;
+  bool on_cuda = false;
   int num_cores = 1;
   std::shared_ptr<model::WeightSource> weights;
   model::WeightCoverage coverage;
   std::unique_ptr<comm::LocalWorld> world;
 
   [[nodiscard]] std::unique_ptr<device::Device> make_device(int rank) const {
+#if WEFT_CUDA
+    if (on_cuda && !hooks.make_device) {
+      return device::make_cuda_device({.name = fmt::format("cuda:{}", rank), .ordinal = rank});
+    }
+#endif
     device::CpuOptions options{.name = fmt::format("cpu:{}", rank),
                                .num_threads = cores_of_rank(num_cores, config.plan.parallel.tp_size, rank)};
     return hooks.make_device ? hooks.make_device(rank, std::move(options))
@@ -102,6 +108,7 @@ Runtime::Runtime(const RuntimeConfig& config, RuntimeHooks hooks) {
   auto ranks = std::make_shared<Ranks>();
   ranks->model = hooks.model ? *hooks.model : model::load_config(config.model_path);
   ranks->config = resolve(config, ranks->model);
+  ranks->on_cuda = config.device == "cuda";
   ledger_ = make_ledger(ranks->config, ranks->model);
   ranks->num_cores = config.num_threads > 0 ? config.num_threads : usable_cores();
   ranks->weights = hooks.weights ? hooks.weights : open_weights(config);

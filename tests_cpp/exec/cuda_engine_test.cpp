@@ -1,0 +1,164 @@
+// The whole runtime on one GPU: what the CPU gives, eager and from graphs.
+#if WEFT_CUDA
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <string>
+
+#include "base/error.h"
+#include "support/generation.h"
+#include "support/tiny_model.h"
+
+namespace weft::exec {
+namespace {
+
+using test::Generated;
+using test::TinyModel;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+class CudaEngineTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!device::cuda_unavailable_reason().empty()) GTEST_SKIP() << device::cuda_unavailable_reason();
+  }
+};
+
+struct GenerationRun {
+  const char* model;
+  std::string device;
+  bool graphs = false;
+  bool mixed = false;
+  bool poison = false;
+  int64_t chunk = 16;
+  std::string dtype = "auto";
+};
+
+TinyModel tiny(const GenerationRun& run) {
+  TinyModel model(run.model, test::tiny_config());
+  model.config.device = run.device;
+  model.config.poison = run.poison;
+  model.config.dtype = run.dtype;
+  if (run.dtype != "auto") model.hooks.weights = model::open_dummy(7);
+  if (run.graphs) model.config.graph_batch_sizes = {4, 8};
+  return model;
+}
+
+std::map<int64_t, Generated> generate(const GenerationRun& run) {
+  const TinyModel model = tiny(run);
+  runtime::Runtime runtime(model.config, model.hooks);
+  auto results =
+      test::generate(runtime, test::made_up_requests(model), 1, {.chunk = run.chunk, .mixed = run.mixed});
+  EXPECT_EQ(runtime.stats().ranks.at(0).graph_replays > 0, run.graphs);
+  return results;
+}
+
+void expect_close(const std::map<int64_t, Generated>& actual, const std::map<int64_t, Generated>& expected) {
+  ASSERT_EQ(actual.size(), expected.size());
+  for (const auto& [rid, want] : expected) {
+    const Generated& got = actual.at(rid);
+    EXPECT_EQ(got.tokens, want.tokens) << "request " << rid;
+    ASSERT_EQ(got.input_logprobs.size(), want.input_logprobs.size());
+    for (size_t i = 0; i < want.input_logprobs.size(); ++i) {
+      EXPECT_NEAR(got.input_logprobs[i], want.input_logprobs[i], 3e-4) << "request " << rid << " input " << i;
+    }
+    ASSERT_EQ(got.logprobs.size(), want.logprobs.size());
+    for (size_t i = 0; i < want.logprobs.size(); ++i) {
+      EXPECT_NEAR(got.logprobs[i], want.logprobs[i], 3e-4) << "request " << rid << " output " << i;
+    }
+  }
+}
+
+TEST_F(CudaEngineTest, GivesWhatTheCpuGives) {
+  for (const char* model : {test::kDeepseekV3, test::kQwen3Moe}) {
+    const auto expected = generate({.model = model, .device = "cpu", .chunk = 64});
+    expect_close(generate({.model = model, .device = "cuda", .chunk = 64}), expected);
+    expect_close(generate({.model = model, .device = "cuda", .chunk = 7}), expected);
+    expect_close(generate({.model = model, .device = "cuda", .graphs = true, .mixed = true}), expected);
+  }
+}
+
+TEST_F(CudaEngineTest, GraphsChunksMixedBatchesAndPoisonChangeNoBit) {
+  for (const char* model : {test::kDeepseekV3, test::kQwen3Moe}) {
+    for (const char* dtype : {"bfloat16", "float16"}) {
+      const auto expected = generate({.model = model, .device = "cuda", .chunk = 64, .dtype = dtype});
+      const GenerationRun changed{.model = model,
+                                  .device = "cuda",
+                                  .graphs = true,
+                                  .mixed = true,
+                                  .poison = true,
+                                  .chunk = 11,
+                                  .dtype = dtype};
+      const auto actual = generate(changed);
+      ASSERT_EQ(actual.size(), expected.size());
+      for (const auto& [rid, want] : expected) EXPECT_EQ(actual.at(rid), want) << dtype << " request " << rid;
+    }
+  }
+}
+
+TEST_F(CudaEngineTest, ATimelineTellsOfReplaysToo) {
+  const TinyModel model = tiny({.model = test::kDeepseekV3, .device = "cuda", .graphs = true});
+  runtime::Runtime runtime(model.config, model.hooks);
+  test::generate(runtime, test::made_up_requests(model), 1);
+  runtime.trace_next_step();
+  test::generate(runtime, test::made_up_requests(model, 2, 10), 1, {.chunk = 64});
+  EXPECT_GT(runtime.timeline().size(), 50U);
+}
+
+TEST_F(CudaEngineTest, AnOpThatFailsIsNamedAndTheRuntimeEnds) {
+  constexpr int kFaults = 8;
+  TinyModel model = tiny({.model = test::kDeepseekV3, .device = "cuda", .graphs = true});
+  int64_t num_ops = 0;
+  {
+    device::Device* device = nullptr;
+    model.hooks.make_device = [&](int, const device::CpuOptions&) {
+      auto made = device::make_cuda_device({});
+      device = made.get();
+      return made;
+    };
+    runtime::Runtime runtime(model.config, model.hooks);
+    test::generate(runtime, test::made_up_requests(model), 1);
+    num_ops = device::cuda_num_ops(*device);
+  }
+  ASSERT_GT(num_ops, 500);
+  const size_t free_bytes = device::make_cuda_device({})->memory().free_bytes;
+  for (int fault = 0; fault < kFaults; ++fault) {
+    const int64_t op = num_ops * fault / kFaults;
+    SCOPED_TRACE("op " + std::to_string(op));
+    model.hooks.make_device = [&](int, const device::CpuOptions&) {
+      return device::make_cuda_device({.fail_op = op});
+    };
+    std::string message;
+    try {
+      runtime::Runtime runtime(model.config, model.hooks);
+      test::generate(runtime, test::made_up_requests(model), 1);
+    } catch (const Error& error) {
+      message = error.what();
+    }
+    EXPECT_THAT(message, StartsWith("rank 0: cuda:0"));
+    EXPECT_THAT(message, HasSubstr("op '"));
+    EXPECT_THAT(message, HasSubstr("was told to fail"));
+  }
+  // What one run takes is far more than this; other programs may move the number a little.
+  EXPECT_GE(device::make_cuda_device({})->memory().free_bytes + (size_t{64} << 20), free_bytes);
+}
+
+TEST_F(CudaEngineTest, WhatOneGpuCannotDoIsRefused) {
+  const auto refusal = [](const auto& change) -> std::string {
+    TinyModel model = tiny({.model = test::kDeepseekV3, .device = "cuda"});
+    change(model.config);
+    try {
+      runtime::Runtime runtime(model.config, model.hooks);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return {};
+  };
+  EXPECT_THAT(refusal([](auto& c) { c.tp_size = 2; }), HasSubstr("ranks on several GPUs come later"));
+  EXPECT_THAT(refusal([](auto& c) { c.moe_a2a_backend = "deepep"; }), HasSubstr("no CUDA kernels yet"));
+}
+
+}  // namespace
+}  // namespace weft::exec
+#endif
