@@ -13,5 +13,7 @@ void bind_trace(pybind11::module_& m);
 void bind_runtime(pybind11::module_& m);
 /// The simulator of ranks (csrc/runtime/simulate).
 void bind_simulate(pybind11::module_& m);
+/// What this machine and this build have (for weft.doctor).
+void bind_machine(pybind11::module_& m);
 
 }  // namespace weft::bindings

@@ -10,4 +10,5 @@ PYBIND11_MODULE(_weft, m) {
   weft::bindings::bind_trace(m);
   weft::bindings::bind_runtime(m);
   weft::bindings::bind_simulate(m);
+  weft::bindings::bind_machine(m);
 }

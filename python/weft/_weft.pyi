@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -474,3 +474,20 @@ def simulate(
     overlap: bool = True,
     with_spans: bool = False,
 ) -> SimulatedReport: ...
+
+class GpuInfo(TypedDict):
+    name: str
+    compute_capability: str
+    multiprocessors: int
+    total_bytes: int
+    free_bytes: int
+
+class CudaInfo(TypedDict):
+    built: bool
+    emulated: bool
+    why_no_gpu: str
+    gpus: list[GpuInfo]
+
+def cuda_info() -> CudaInfo: ...
+def cpu_kernels() -> list[tuple[str, str, str]]: ...
+def cuda_kernels() -> list[tuple[str, str, str]]: ...
