@@ -99,6 +99,12 @@ template <class T>
 T __shfl_sync(unsigned, T value, int from) {
   return weft::emulation::exchange(value, from);
 }
+/// The lowest lanes get their own value back.
+template <class T>
+T __shfl_up_sync(unsigned, T value, unsigned delta) {
+  const int from = weft::emulation::lane() - static_cast<int>(delta);
+  return weft::emulation::exchange(value, from < 0 ? weft::emulation::lane() : from);
+}
 inline unsigned __ballot_sync(unsigned, bool predicate) {
   const unsigned mine = predicate ? 1 : 0;
   std::memcpy(weft::emulation::slot(weft::emulation::lane()), &mine, sizeof(mine));

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/common/launch.cuh"
+#include "kernels/common/reduce.cuh"
 #include "kernels/common/types.cuh"
 
 /// What all GEMM kernels share: which product and which rows a block has, where operands lie, and the order
@@ -60,29 +61,44 @@ struct BlockRows {
   int64_t count = 0;  // 0: nothing to do
 };
 
-/// Finds the block's rows, in tiles of kRows; blockIdx.y counts tiles. For contiguous groups each group
-/// starts a tile of its own; groups are few, so every block walks over them. Same for all threads.
+/// The rows of tile `tile` of contiguous groups, each of which starts a tile of its own. A warp looks at 32
+/// groups at a time; every warp does so, and gets the same.
+template <int kRows>
+__device__ BlockRows contiguous_rows(const OpSite& site, const ProductTexts& texts, const Products& p,
+                                     int64_t tile) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  int64_t seen = 0;  // tiles of the groups before
+  for (int64_t first_group = 0; first_group < p.groups; first_group += kWarpSize) {
+    const int64_t g = first_group + lane;
+    const int64_t begin_row = g < p.groups ? p.offsets[g] : 0;
+    const int64_t end_row = g < p.groups ? p.offsets[g + 1] : 0;
+    const bool bad = begin_row < 0 || begin_row > end_row || end_row > p.m;
+    if (bad && threadIdx.x < kWarpSize) fail(site, texts.bad_offsets, g, begin_row, end_row, p.m);
+    if (__ballot_sync(kAllLanes, bad) != 0) return {};
+    const int64_t tiles = ceil_div<int64_t>(end_row - begin_row, kRows);
+    int64_t until = tiles;  // of the lanes up to this one
+    for (int step = 1; step < kWarpSize; step *= 2) {
+      const int64_t before = __shfl_up_sync(kAllLanes, until, step);
+      if (lane >= step) until += before;
+    }
+    const int64_t first_tile = seen + until - tiles;
+    const unsigned owner = __ballot_sync(kAllLanes, tile >= first_tile && tile < first_tile + tiles);
+    if (owner != 0) {
+      const int from = __ffs(static_cast<int>(owner)) - 1;
+      const int64_t first = __shfl_sync(kAllLanes, begin_row + (tile - first_tile) * kRows, from);
+      const int64_t end = __shfl_sync(kAllLanes, end_row, from);
+      return {first_group + from, first, end - first < kRows ? end - first : kRows};
+    }
+    seen += __shfl_sync(kAllLanes, until, kWarpSize - 1);
+  }
+  return {};
+}
+
+/// Finds the block's rows, in tiles of kRows; blockIdx.y counts tiles. Same for all threads.
 template <int kRows>
 __device__ BlockRows block_rows(const OpSite& site, const ProductTexts& texts, const Products& p) {
   const int64_t tile = blockIdx.y;
-  if (p.rows == Rows::kContiguous) {
-    int64_t seen = 0;
-    for (int64_t g = 0; g < p.groups; ++g) {
-      const int64_t begin_row = p.offsets[g];
-      const int64_t end_row = p.offsets[g + 1];
-      if (begin_row < 0 || begin_row > end_row || end_row > p.m) {
-        if (threadIdx.x == 0) fail(site, texts.bad_offsets, g, begin_row, end_row, p.m);
-        return {};
-      }
-      const int64_t tiles = ceil_div<int64_t>(end_row - begin_row, kRows);
-      if (tile < seen + tiles) {
-        const int64_t first = begin_row + (tile - seen) * kRows;
-        return {g, first, end_row - first < kRows ? end_row - first : kRows};
-      }
-      seen += tiles;
-    }
-    return {};
-  }
+  if (p.rows == Rows::kContiguous) return contiguous_rows<kRows>(site, texts, p, tile);
   int64_t m = p.m;
   if (p.rows == Rows::kMasked) {
     m = p.counts[blockIdx.z];

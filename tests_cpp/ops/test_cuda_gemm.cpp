@@ -122,6 +122,24 @@ TEST_F(CudaGemmTest, GroupsMatchAndOtherRowsAreNotTouched) {
   }
 }
 
+TEST_F(CudaGemmTest, ManyGroupsFindTheirRows) {
+  // More groups than lanes, most of them empty, and rows for several tiles in some.
+  constexpr int64_t kGroups = 70;
+  std::vector<int32_t> offsets = {0};
+  for (int32_t g = 0; g < kGroups; ++g)
+    offsets.push_back(offsets.back() + (g % 33 == 31 ? 40 : g % 7 == 0 ? 3 : 0));
+  const int64_t rows = offsets.back() + 5;
+  const auto w = HostTensor(DType::kBF16, {kGroups, 9, 16}).fill_normal(12);
+  const auto a = HostTensor(DType::kBF16, {rows, 16}).fill_normal(13);
+  const HostTensor out(DType::kBF16, {rows, 9});
+  expect_twins(
+      [&](Side& s) {
+        ops::grouped_gemm(s.stream(),
+                          {.out = s.out(out), .a = s.in(a), .w = s.in(w), .offsets = s.array(offsets)});
+      },
+      relative(DType::kBF16), absolute(16));
+}
+
 TEST_F(CudaGemmTest, GroupsThatDoNotFitAreFailures) {
   const auto w = HostTensor(DType::kBF16, {2, 8, 8}).fill_normal(1);
   const auto a = HostTensor(DType::kBF16, {4, 8}).fill_normal(2);
