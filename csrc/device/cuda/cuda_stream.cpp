@@ -209,6 +209,7 @@ std::unique_ptr<Graph> CudaStream::end_capture() {
   std::shared_ptr<GraphState> state = capture->finish();
   check_cuda(ended, "cudaStreamEndCapture");
   cudaGraphExec_t exec = nullptr;
+  const RelaxedCapture relaxed;  // another stream of this thread may be capturing
   check_cuda(cudaGraphInstantiate(&exec, graph.get(), 0), "cudaGraphInstantiate");
   state->exec.reset(exec);
   return std::make_unique<CudaGraph>(core_, std::move(state));
