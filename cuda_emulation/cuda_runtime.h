@@ -58,7 +58,11 @@ using cudaGraphExec_t = weft::emulation::GraphExecState*;
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1, cudaStreamCaptureModeRelaxed = 2 };
 enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone = 0, cudaStreamCaptureStatusActive = 1 };
 enum cudaMemcpyKind { cudaMemcpyDefault = 4 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeCapabilityMajor = 75,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
+};
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 struct cudaFuncAttributes {
   size_t sharedSizeBytes;
@@ -134,23 +138,27 @@ struct Launch {
   Arguments<std::index_sequence_for<T...>, T...> args;
 };
 
-weft::device::Stream& stream_of(cudaStream_t stream);
+/// The stream to enqueue a kernel on. Throws Error if it is to overlap with what stands before it, and that
+/// is no kernel.
+weft::device::Stream& stream_for_kernel(cudaStream_t stream, bool overlaps);
+/// Kernels so far that were launched to overlap.
+int64_t num_overlapping_kernels();
 
 template <class... T, size_t... kIndex>
-void launch_indexed(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, void (*kernel)(T...),
-                    const std::tuple<T...>& args, std::index_sequence<kIndex...>) {
+void launch_indexed(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, bool overlaps,
+                    void (*kernel)(T...), const std::tuple<T...>& args, std::index_sequence<kIndex...>) {
   const Launch<T...> launched{
       grid, block, shared_bytes, kernel, {Argument<kIndex, T>{std::get<kIndex>(args)}...}};
   const auto run = [](const Launch<T...>& l, weft::device::ExecContext&) {
     run_grid(l.grid, l.block, l.shared_bytes, [&l] { l.args.call(l.kernel); });
   };
-  stream_of(stream).launch<Launch<T...>>("kernel", +run, launched,
-                                         std::initializer_list<weft::device::Access>{});
+  stream_for_kernel(stream, overlaps)
+      .launch<Launch<T...>>("kernel", +run, launched, std::initializer_list<weft::device::Access>{});
 }
 template <class... T>
-void launch(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, void (*kernel)(T...),
-            const std::tuple<T...>& args) {
-  launch_indexed(grid, block, shared_bytes, stream, kernel, args, std::index_sequence_for<T...>{});
+void launch(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, bool overlaps,
+            void (*kernel)(T...), const std::tuple<T...>& args) {
+  launch_indexed(grid, block, shared_bytes, stream, overlaps, kernel, args, std::index_sequence_for<T...>{});
 }
 
 }  // namespace weft::emulation

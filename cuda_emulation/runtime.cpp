@@ -1,6 +1,7 @@
 // CUDA's runtime over a CPU device, whose streams, events and graphs are of the same kind.
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -37,6 +38,13 @@ cudaError_t guarded(cudaError_t code, const Call& call) {
 
 struct StreamState {
   std::unique_ptr<device::Stream> stream;
+  bool after_kernel = false;  // the last item is a kernel
+
+  /// To enqueue something else on.
+  device::Stream& other() {
+    after_kernel = false;
+    return *stream;
+  }
 };
 struct EventState {
   std::unique_ptr<device::Event> event;
@@ -50,7 +58,18 @@ struct GraphExecState {
   std::shared_ptr<device::Graph> graph;
 };
 
-device::Stream& stream_of(cudaStream_t stream) { return *stream->stream; }
+namespace {
+std::atomic<int64_t> overlapping_kernels{0};
+}
+
+device::Stream& stream_for_kernel(cudaStream_t stream, bool overlaps) {
+  WEFT_CHECK(!overlaps || stream->after_kernel,
+             "emulation: a kernel overlaps with what is before it, which is no kernel");
+  overlapping_kernels += overlaps ? 1 : 0;
+  stream->after_kernel = true;
+  return *stream->stream;
+}
+int64_t num_overlapping_kernels() { return overlapping_kernels; }
 
 namespace {
 
@@ -146,7 +165,9 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? kMultiprocessors : 227 * 1024;
+  *value = attribute == cudaDevAttrMultiProcessorCount      ? kMultiprocessors
+           : attribute == cudaDevAttrComputeCapabilityMajor ? 9
+                                                            : 227 * 1024;
   return cudaSuccess;
 }
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
@@ -183,14 +204,14 @@ cudaError_t cudaMemset(void* memory, int value, size_t num_bytes) {
 }
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t num_bytes, cudaStream_t stream) {
   return guarded(cudaErrorInvalidValue, [&] {
-    stream->stream->launch<SetArgs>("memset", run_set, {memory, nullptr, value, num_bytes},
+    stream->other().launch<SetArgs>("memset", run_set, {memory, nullptr, value, num_bytes},
                                     std::initializer_list<Access>{});
   });
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t num_bytes, cudaMemcpyKind,
                             cudaStream_t stream) {
   return guarded(cudaErrorInvalidValue, [&] {
-    stream->stream->launch<SetArgs>("memcpy", run_set, {to, from, 0, num_bytes},
+    stream->other().launch<SetArgs>("memcpy", run_set, {to, from, 0, num_bytes},
                                     std::initializer_list<Access>{});
   });
 }
@@ -213,15 +234,15 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
   return error != cudaSuccess ? error : reached ? cudaSuccess : cudaErrorNotReady;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
-  return guarded(cudaErrorInvalidValue, [&] { stream->stream->wait(*event->event); });
+  return guarded(cudaErrorInvalidValue, [&] { stream->other().wait(*event->event); });
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
-  return guarded(cudaErrorInvalidValue, [&] { stream->stream->begin_capture(); });
+  return guarded(cudaErrorInvalidValue, [&] { stream->other().begin_capture(); });
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   *graph = nullptr;
   return guarded(cudaErrorStreamCaptureUnjoined,
-                 [&] { *graph = new GraphState{stream->stream->end_capture()}; });
+                 [&] { *graph = new GraphState{stream->other().end_capture()}; });
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
   *status = stream->stream->is_capturing() ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
@@ -239,10 +260,10 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return guarded(cudaErrorInvalidValue, [&] {
     if (event->timed) {
-      stream->stream->launch<StampArgs>("stamp", run_stamp, {event->ms.get()},
+      stream->other().launch<StampArgs>("stamp", run_stamp, {event->ms.get()},
                                         std::initializer_list<Access>{});
     }
-    stream->stream->record(*event->event);
+    stream->other().record(*event->event);
   });
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
@@ -271,7 +292,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
   return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
-  return guarded(cudaErrorInvalidValue, [&] { stream->stream->replay(*exec->graph); });
+  return guarded(cudaErrorInvalidValue, [&] { stream->other().replay(*exec->graph); });
 }
 
 void __nanosleep(unsigned ns) { std::this_thread::sleep_for(std::chrono::nanoseconds(ns)); }

@@ -207,7 +207,8 @@ __device__ void load_query(const Attention& a, int64_t row, int64_t head, int la
 template <class T, int kColumns, bool kExpand>
 __global__ void __launch_bounds__(kMaxWarps* kWarpSize)
     attention_kernel(OpSite site, AttentionTexts texts, Attention a) {
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   const int64_t num_seqs = *a.batch.num_seqs;
   const bool first_block = blockIdx.x == 0 && blockIdx.y == 0;
   if (num_seqs < 0 || num_seqs > a.batch.max_seqs) {

@@ -20,7 +20,8 @@ struct RopeShape {
 template <class T>
 __global__ void rope_kernel(OpSite site, const char* bad_position, RowView q, RowView k,
                             const int32_t* positions, const float* cos_sin, RopeShape shape) {
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   const int64_t token = blockIdx.x;
   const int64_t position = positions[token];
   if ((position < -1 || position >= shape.max_positions) && threadIdx.x == 0) {

@@ -18,7 +18,8 @@ __device__ inline int64_t pack_index() { return int64_t{blockIdx.y} * kThreads +
 
 template <class T, int kPack>
 __global__ void add_kernel(OpSite site, RowView out, RowView a, RowView b, int64_t packs) {
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   const int64_t i = pack_index();
   if (i >= packs) return;
   const auto x = a.pack<T, kPack>(blockIdx.x, i);
@@ -31,7 +32,8 @@ __global__ void add_kernel(OpSite site, RowView out, RowView a, RowView b, int64
 
 template <class Out, class In, int kPack>
 __global__ void cast_kernel(OpSite site, RowView out, RowView x, int64_t packs) {
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   const int64_t i = pack_index();
   if (i >= packs) return;
   const auto from = x.pack<In, kPack>(blockIdx.x, i);
@@ -47,7 +49,8 @@ constexpr char kBadCount[] = "silu_mul: num_rows[{}]={} is outside gate_up = [..
 template <class T, int kPack>
 __global__ void silu_mul_kernel(OpSite site, const char* bad_count, RowView out, RowView gate_up,
                                 const int32_t* num_rows, int64_t rows, int64_t packs) {
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   const int64_t i = pack_index();
   const int64_t group = blockIdx.x / rows;
   if (num_rows != nullptr) {

@@ -21,7 +21,8 @@ struct RowCopy {
 
 template <int kWidth>
 __global__ void embedding_kernel(OpSite site, RowCopy c) {
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   const int64_t local = c.index[blockIdx.x] - c.first;
   const bool here = local >= 0 && local < c.limit;
   copy_row<kWidth>(c.out + blockIdx.x * c.out_stride, here ? c.x + local * c.x_stride : nullptr, c.num_bytes);
@@ -31,7 +32,8 @@ constexpr char kBadIndex[] = "gather_rows: indices[{}]={} is outside x = [{}, ..
 
 template <int kWidth>
 __global__ void gather_rows_kernel(OpSite site, const char* bad_index, RowCopy c) {
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   const int64_t index = c.index[blockIdx.x];
   const bool good = index >= -1 && index < c.limit;
   if (!good && threadIdx.x == 0) fail(site, bad_index, blockIdx.x, index, c.limit);
@@ -43,7 +45,8 @@ constexpr char kBadSlot[] = "kv_write: slots[{}]={} is outside cache = [{}, ..]"
 
 template <int kWidth>
 __global__ void kv_write_kernel(OpSite site, const char* bad_slot, RowCopy c) {
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   const int64_t slot = c.index[blockIdx.x];
   if ((slot < -1 || slot >= c.limit) && threadIdx.x == 0) fail(site, bad_slot, blockIdx.x, slot, c.limit);
   if (slot < 0 || slot >= c.limit) return;

@@ -61,17 +61,30 @@ const Registered<kKernel> Registered<kKernel>::instance{};
 
 /// Launches kKernel(args...) on the stream of `context`, where `args` convert to the kernel's parameters. Can
 /// be captured. Throws Error if CUDA refuses.
+///
+/// Behind another kernel of launch() this one is dispatched early (programmatic dependent launch), by the
+/// rules at wait_for_inputs(). Behind anything else it begins when that has ended.
 template <auto kKernel, class... Params>
 void launch_as(void (*)(Params...), const CudaContext& context, const LaunchShape& shape,
                std::type_identity_t<Params>... args) {
   (void)&detail::Registered<kKernel>::instance;
+  const CudaContext::Next next = context.next_kernel();
 #if WEFT_CUDA_EMULATED
-  emulation::launch(shape.grid, shape.block, shape.shared_bytes, context.stream, kKernel,
+  emulation::launch(shape.grid, shape.block, shape.shared_bytes, next.stream, next.overlaps, kKernel,
                     std::tuple<Params...>(args...));
 #else
   void* pointers[] = {static_cast<void*>(&args)...};
-  device::cuda::check_cuda(cudaLaunchKernel(reinterpret_cast<const void*>(kKernel), shape.grid, shape.block,
-                                            pointers, shape.shared_bytes, context.stream),
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = next.stream;
+  config.attrs = &early;
+  config.numAttrs = next.overlaps ? 1 : 0;
+  device::cuda::check_cuda(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kKernel), pointers),
                            "kernel launch");
 #endif
 }
@@ -80,8 +93,26 @@ void launch(const CudaContext& context, const LaunchShape& shape, const Args&...
   launch_as<kKernel>(kKernel, context, shape, args...);
 }
 
-/// First statement of every kernel: tells the host, should it ask, what the stream is at.
-__device__ inline void begin(const OpSite& site) {
+/// Lets the next kernel of the stream be dispatched once every block of this one has called this or ended.
+/// Its blocks then take what room this grid leaves, and stop in wait_for_inputs() until this kernel is done.
+/// May be called before wait_for_inputs(); without it the next kernel is dispatched when this one ends.
+__device__ inline void let_next_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+/// Returns when the kernels before this one in the stream have ended, and what they wrote can be read; tells
+/// the host, should it ask, that the stream is here.
+///
+/// Every thread of every kernel calls it, exactly once and on every path, before it touches memory. Before it
+/// stand only: arithmetic on the kernel's arguments, let_next_start(), and reads or prefetches of weights,
+/// which no kernel ever writes. That is all that makes early dispatch safe: a kernel which has ended implies
+/// that all before it have, and none touches memory before that.
+__device__ inline void wait_for_inputs(const OpSite& site) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
   if (blockIdx.x == 0 && blockIdx.y == 0 && blockIdx.z == 0 && threadIdx.x == 0) {
     *const_cast<const void* volatile*>(site.progress) = site.op;
   }

@@ -35,7 +35,8 @@ template <class T, class Out>
 __global__ void __launch_bounds__(kSegments * 32)
     few_rows_kernel(OpSite site, ProductTexts texts, Products p) {
   __shared__ float partial[kSegments][kFewRows][kFewColumns + 1];
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   const BlockRows rows = block_rows<kFewRows>(site, texts, p);
   if (rows.count == 0) return;
   const int segment = static_cast<int>(threadIdx.x) / 32;
@@ -110,7 +111,8 @@ using SmallTile = TileShape<2, 2, 2, 4>;  // 64 x 64: more blocks where there ar
 template <class T, class Out, class Shape>
 __global__ void __launch_bounds__(Shape::kThreads)
     many_rows_kernel(OpSite site, ProductTexts texts, Products p) {
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   const BlockRows rows = block_rows<Shape::kRows>(site, texts, p);
   if (rows.count == 0) return;
   uint4* tiles = dynamic_shared<uint4>();  // [stage][rows of a, then of w][4]
@@ -207,7 +209,8 @@ constexpr int kF32Threads = 256;
 __global__ void __launch_bounds__(kF32Threads) f32_kernel(OpSite site, ProductTexts texts, Products p) {
   __shared__ float a_tile[kF32StepK][kF32Tile + 4];
   __shared__ float w_tile[kF32StepK][kF32Tile + 4];
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   const BlockRows rows = block_rows<kF32Tile>(site, texts, p);
   if (rows.count == 0) return;
   const int64_t column = int64_t{blockIdx.x} * kF32Tile;

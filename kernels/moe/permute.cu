@@ -49,7 +49,8 @@ __device__ inline int64_t existing_rows(const int32_t* num_rows, int64_t rows) {
 __global__ void count_kernel(OpSite site, PermuteTexts texts, PermuteShape shape, const int32_t* ids,
                              int32_t* counts) {
   __shared__ int32_t scratch[kWarps];
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   const int64_t rows = existing_rows(shape.num_rows, shape.rows);
   const int32_t expert = static_cast<int32_t>(blockIdx.x);
   if (expert == 0 && threadIdx.x == 0 && shape.num_rows != nullptr && *shape.num_rows != rows) {
@@ -74,7 +75,8 @@ __global__ void count_kernel(OpSite site, PermuteTexts texts, PermuteShape shape
 __global__ void place_kernel(OpSite site, PermuteTexts texts, PermuteShape shape, const int32_t* ids,
                              const int32_t* counts, int32_t* offsets, int32_t* position) {
   __shared__ int32_t scratch[kWarps];
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   const int64_t rows = existing_rows(shape.num_rows, shape.rows);
   const auto expert = static_cast<int32_t>(blockIdx.x);
   int32_t before = 0;
@@ -130,7 +132,8 @@ __global__ void place_kernel(OpSite site, PermuteTexts texts, PermuteShape shape
 template <int kWidth>
 __global__ void scatter_kernel(OpSite site, PermuteShape shape, std::byte* out, const std::byte* x,
                                const int32_t* position, int64_t x_stride, int64_t num_bytes) {
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   const int64_t r = blockIdx.x / shape.top_k;
   const int64_t k = blockIdx.x - r * shape.top_k;
   if (r >= existing_rows(shape.num_rows, shape.rows)) return;
@@ -156,7 +159,8 @@ template <class Out, class T, int kPack>
 __global__ void unpermute_kernel(OpSite site, const char* bad_rows, const char* bad_position,
                                  UnpermuteShape shape, RowView out, RowView x, const int32_t* position,
                                  const float* weights) {
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   const int64_t r = blockIdx.x;
   if (r == 0 && threadIdx.x == 0 && shape.num_rows != nullptr &&
       (*shape.num_rows < 0 || *shape.num_rows > shape.rows)) {

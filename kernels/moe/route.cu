@@ -85,7 +85,8 @@ __host__ __device__ inline int64_t workspace_bytes(int64_t num_experts, int64_t 
 
 __global__ void route_kernel(OpSite site, RouteShape shape, int32_t* ids, float* weights, const float* logits,
                              const float* bias, ops::ValidRows valid) {
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int32_t token = static_cast<int32_t>(blockIdx.x) * kTokensPerBlock + warp;

@@ -33,7 +33,8 @@ template <class T, int kPack, bool kWide, bool kAdd>
 __global__ void rms_norm_kernel(OpSite site, RowView out, RowView x, RowView residual, const T* weight,
                                 NormShape shape) {
   __shared__ float scratch[kWideThreads / kWarpSize];
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   const int64_t row = kWide ? blockIdx.x : int64_t{blockIdx.x} * kRowsOfNarrow + threadIdx.x / kWarpSize;
   if (row >= shape.rows) return;  // whole warps, and never in a wide block
   const int first = kWide ? static_cast<int>(threadIdx.x) : static_cast<int>(threadIdx.x) % kWarpSize;

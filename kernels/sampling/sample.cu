@@ -205,7 +205,8 @@ __global__ void __launch_bounds__(kThreads)
     sample_kernel(OpSite site, const char* bad_rows, LogitShape shape, int32_t* tokens, int64_t tokens_stride,
                   const float* logits, const SamplingRow* params) {
   __shared__ Scratch scratch;
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   if (!row_exists(site, bad_rows, shape)) return;
   const float* x = logits + blockIdx.x * shape.stride;
   float maximum = -INFINITY;
@@ -298,7 +299,8 @@ __device__ inline Largest next_largest(const float* x, int64_t vocab, const Larg
 __global__ void __launch_bounds__(kThreads)
     logprobs_kernel(OpSite site, LogprobTexts texts, LogitShape shape, LogprobOut out, const float* logits) {
   __shared__ Scratch scratch;
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   if (!row_exists(site, texts.bad_rows, shape)) return;
   const int64_t r = blockIdx.x;
   int32_t target = out.targets[r * out.targets_stride];

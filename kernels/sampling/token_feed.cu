@@ -17,7 +17,8 @@ constexpr char kBadSlot[] = "resolve_token_ids: row {} names slot {} of {}";
 
 __global__ void resolve_kernel(OpSite site, const char* bad_slot, int32_t* out, const int32_t* ids,
                                const int32_t* last_tokens, int64_t num_slots, int64_t rows) {
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   const int64_t r = flat_index();
   if (r >= rows) return;
   const int64_t id = ids[r];
@@ -35,7 +36,8 @@ constexpr char kBadCommitSlot[] = "commit_tokens: row {} names slot {} of {}";
 __global__ void commit_kernel(OpSite site, const char* bad_slot, int32_t* last_tokens, int64_t num_slots,
                               int32_t* targets, const int32_t* tokens, const int32_t* slots,
                               const int32_t* wanted, const int32_t* num_rows, int64_t rows) {
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   const int64_t r = flat_index();
   if (r >= rows || r >= *num_rows) return;
   const int32_t slot = slots[r];
@@ -47,7 +49,8 @@ __global__ void commit_kernel(OpSite site, const char* bad_slot, int32_t* last_t
 // A block a row.
 __global__ void fill_padding_kernel(OpSite site, uint8_t* x, int64_t row_stride, int64_t num_bytes,
                                     const int32_t* num_rows, uint8_t value) {
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   const int64_t r = blockIdx.x;
   if (r < *num_rows) return;
   for (int64_t i = threadIdx.x; i < num_bytes; i += kThreads) x[r * row_stride + i] = value;
@@ -55,7 +58,8 @@ __global__ void fill_padding_kernel(OpSite site, uint8_t* x, int64_t row_stride,
 
 __global__ void localize_kernel(OpSite site, int32_t* out, const int32_t* ids, int32_t first, int32_t count,
                                 int64_t n) {
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   const int64_t i = flat_index();
   if (i >= n) return;
   const int32_t id = ids[i];

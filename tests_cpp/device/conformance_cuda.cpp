@@ -1,8 +1,13 @@
 // The conformance suite on a GPU, and what only a CUDA device promises.
 #if WEFT_CUDA
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <functional>
 #include <vector>
 
 #include "base/error.h"
+#include "device/cuda/cuda_context.h"
 #include "device/cuda/kernel_list.h"
 #include "device/cuda_backend.h"
 #include "device/program.h"
@@ -88,6 +93,66 @@ TEST_F(CudaDeviceTest, AnOpOfTheHostIsRefused) {
       {data.view(DType::kI32, {1})}, {});
   expect_error([&] { stream->wait_idle(kLong); }, {"dev:0 compute op 'host_op'", "no CUDA kernel"});
 }
+
+TEST(CudaContextTest, AKernelOverlapsWithTheKernelBeforeItAndWithNothingElse) {
+  cuda::StreamTail tail{.can_overlap = true};
+  const cuda::CudaContext context(nullptr, tail, {}, 1);
+  EXPECT_FALSE(context.next_kernel().overlaps);
+  EXPECT_TRUE(context.next_kernel().overlaps);
+  EXPECT_TRUE(cuda::CudaContext(nullptr, tail, {}, 1).next_kernel().overlaps);  // the next op's
+  (void)context.foreign_stream();
+  EXPECT_FALSE(context.next_kernel().overlaps);
+  EXPECT_TRUE(context.next_kernel().overlaps);
+}
+
+TEST(CudaContextTest, NothingOverlapsOnAGpuThatCannot) {
+  cuda::StreamTail tail;
+  const cuda::CudaContext context(nullptr, tail, {}, 1);
+  (void)context.next_kernel();
+  EXPECT_FALSE(context.next_kernel().overlaps);
+}
+
+#if WEFT_CUDA_EMULATED
+// The emulation throws if a kernel overlaps with something that is no kernel.
+TEST_F(CudaDeviceTest, OnlyAKernelRightBehindAKernelOverlaps) {
+  const auto device = make_cuda_device({.name = "dev:0"});
+  const auto a = device->make_stream("a");
+  const auto b = device->make_stream("b");
+  const auto fork = device->make_event();
+  const auto join = device->make_event();
+  const Buffer data = device->allocate(256, "data");
+  const TensorView view = data.view(DType::kI32, {64});
+  const auto overlaps = [&](const std::function<void()>& between) {
+    kCuda.affine(*a, view, 3, 1);
+    const int64_t before = emulation::num_overlapping_kernels();
+    between();
+    kCuda.affine(*a, view, 3, 1);
+    return emulation::num_overlapping_kernels() > before;
+  };
+  const auto check_all = [&] {
+    EXPECT_TRUE(overlaps([] {}));
+    EXPECT_FALSE(overlaps([&] { a->fill(data.data(), 0, 256); }));
+    EXPECT_FALSE(overlaps([&] { a->copy(view.as<std::byte>() + 128, data.data(), 128); }));
+    EXPECT_FALSE(overlaps([&] { a->record(*fork); }));
+    EXPECT_FALSE(overlaps([&] {
+      b->wait(*fork);
+      kCuda.affine(*b, view, 1, 0);  // the first of its stream
+      b->record(*join);
+      a->wait(*join);
+    }));
+  };
+  check_all();
+  a->wait_idle(kLong);
+  a->begin_capture();
+  int64_t before = emulation::num_overlapping_kernels();
+  kCuda.affine(*a, view, 3, 1);  // nothing outside a graph is the neighbour of what is inside
+  EXPECT_EQ(emulation::num_overlapping_kernels(), before);
+  check_all();
+  const auto graph = a->end_capture();
+  EXPECT_FALSE(overlaps([&] { a->replay(*graph); }));
+  a->wait_idle(kLong);
+}
+#endif
 
 }  // namespace
 }  // namespace weft::device

@@ -5,42 +5,48 @@
 namespace weft::device {
 namespace {
 
-using kernels::begin;
 using kernels::ceil_div;
 using kernels::cuda_context;
 using kernels::grid_x;
 using kernels::launch;
+using kernels::let_next_start;
 using kernels::OpSite;
+using kernels::wait_for_inputs;
 
 constexpr int kThreads = 128;
 
 __global__ void affine_kernel(OpSite site, uint32_t* data, int64_t n, uint32_t factor, uint32_t addend) {
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i < n) data[i] = data[i] * factor + addend;
 }
 
 __global__ void mix_kernel(OpSite site, uint32_t* out, const uint32_t* in, int64_t n) {
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i < n) out[i] = out[i] * 3 + in[i];
 }
 
 // Ends at the latest after some seconds, so that a failed test does not hold the GPU.
 __global__ void hold_kernel(OpSite site, volatile int32_t* gate) {
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   for (int i = 0; i < 4000000 && *gate == 0; ++i) __nanosleep(10000);
 }
 
 __global__ void signal_kernel(OpSite site, volatile int32_t* flag) {
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   *flag = 1;
   __threadfence_system();
 }
 
 constexpr char kBoom[] = "boom";
 __global__ void fail_kernel(OpSite site, const char* message) {
-  begin(site);
+  let_next_start();
+  wait_for_inputs(site);
   kernels::fail(site, message);
 }
 

@@ -20,30 +20,57 @@ struct FailureRecord {
   int32_t ready = 0;  // written last
 };
 
-/// A launch's way to the host, passed to kernels by value: where to report a failure, and that it began.
+/// A launch's way to the host, passed to kernels by value: where to report a failure, and that it runs.
 struct OpSite {
   int32_t* taken = nullptr;         // device: 1 once a kernel reports; the first one wins
   FailureRecord* record = nullptr;  // mapped host memory
-  const void** progress = nullptr;  // mapped host word of the stream: `op` of the last kernel that began
+  const void** progress = nullptr;  // mapped host word of the stream: `op` of the last kernel that ran
   const void* op = nullptr;         // host: who this is; kernels only hand it on
 };
 static_assert(std::is_trivially_copyable_v<OpSite>);
 
+/// What stands at the end of a stream: whether the next kernel may begin before that has ended (programmatic
+/// dependent launch, from compute capability 9.0 on).
+struct StreamTail {
+  bool can_overlap = false;   // of the device
+  bool after_kernel = false;  // the last item is a kernel of launch(), which waits for what is before it
+};
+
 /// The context of an op on a CUDA device. The op runs when it is enqueued, on the host, and launches kernels
-/// on `stream`, also while that is capturing: so it must not synchronise, allocate or read device memory.
+/// on its stream, also while that is capturing: so it must not synchronise, allocate or read device memory.
 class CudaContext final : public ExecContext {
  public:
-  CudaContext(cudaStream_t cuda_stream, const OpSite& op_site, int sms)
-      : stream(cuda_stream), site(op_site), num_sms(sms) {}
+  CudaContext(cudaStream_t stream, StreamTail& tail, const OpSite& op_site, int sms)
+      : site(op_site), num_sms(sms), stream_(stream), tail_(tail) {}
 
   [[nodiscard]] int num_threads() const override { return 1; }
   /// Throws: an op of the host has no place in a CUDA stream.
   void parallel_for(int64_t n, int64_t grain,
                     const std::function<void(int64_t begin, int64_t end)>& body) override;
 
-  const cudaStream_t stream;
+  /// The stream, for copies and for kernels that launch() does not launch (of cuBLASLt, say). The next kernel
+  /// of launch() then begins when all of that has ended.
+  [[nodiscard]] cudaStream_t foreign_stream() const {
+    tail_.after_kernel = false;
+    return stream_;
+  }
+  /// The stream for a kernel of launch(), and whether it may begin before the one before it has ended.
+  struct Next {
+    cudaStream_t stream;
+    bool overlaps;
+  };
+  [[nodiscard]] Next next_kernel() const {
+    const bool overlaps = tail_.can_overlap && tail_.after_kernel;
+    tail_.after_kernel = true;
+    return {stream_, overlaps};
+  }
+
   const OpSite site;
   const int num_sms;  // multiprocessors of the device
+
+ private:
+  cudaStream_t stream_;
+  StreamTail& tail_;
 };
 
 /// Throws Error, naming `what` and the reason, unless `error` is success.

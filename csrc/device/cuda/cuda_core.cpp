@@ -17,6 +17,10 @@ Core::Core(CudaOptions device_options) : options(std::move(device_options)) {
   bind();
   check_cuda(cudaDeviceGetAttribute(&num_sms, cudaDevAttrMultiProcessorCount, options.ordinal),
              "cudaDeviceGetAttribute");
+  int major = 0;
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, options.ordinal),
+             "cudaDeviceGetAttribute");
+  can_overlap = major >= 9;
   static_cast<void>(load_kernels(options.ordinal));
   void* memory = nullptr;
   check_cuda(cudaHostAlloc(&memory, sizeof(FailureRecord), cudaHostAllocMapped), "cudaHostAlloc");

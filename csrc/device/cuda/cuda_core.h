@@ -74,6 +74,7 @@ class Core {
   BufferTable buffers;
   OpTrace trace;
   int num_sms = 0;
+  bool can_overlap = false;  // StreamTail
   std::atomic<int64_t> num_ops{0};
   std::atomic<size_t> allocated_bytes{0};
 

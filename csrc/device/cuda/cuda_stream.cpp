@@ -49,6 +49,7 @@ CudaStream::CudaStream(Device& device, std::shared_ptr<Core> core, std::string n
       where_(core_->options.name + " " + name_),
       handle_(make_stream_handle()),
       idle_(make_event_handle(false)),
+      tail_{.can_overlap = core_->can_overlap},
       progress_(core_->progress_word(name_)),
       cache_(core_->buffers) {
   core_->add_stream(handle_.get());
@@ -111,7 +112,7 @@ void CudaStream::enqueue(const Op& op) {
   }
   const OpName* name = intern(op.name);
   core_->bind();
-  CudaContext context(handle_.get(), core_->site(name, progress_), core_->num_sms);
+  CudaContext context(handle_.get(), tail_, core_->site(name, progress_), core_->num_sms);
   if (capturing) {
     capture_->add_op(lane_, op, name);
     op.trampoline(op.fn, op.args, context);
@@ -124,8 +125,10 @@ void CudaStream::enqueue(const Op& op) {
       return;
     }
     EventHandle start = core_->trace.begin(handle_.get());
+    end_overlap();
     op.trampoline(op.fn, op.args, context);
     core_->trace.end(handle_.get(), std::move(start), name_, op.name, op.tag);
+    end_overlap();
   } catch (const std::exception& error) {
     core_->fail_op(name_, op.name, error.what());
   }
@@ -149,6 +152,7 @@ void CudaStream::record(Event& event) {
     record.position = capture_->position(lane_);
     record.clock = capture_->clock(lane_);
   }
+  end_overlap();
   check_cuda(cudaEventRecord(target.handle(), handle_.get()), "cudaEventRecord");
   target.set_record(std::move(record));
 }
@@ -165,6 +169,7 @@ void CudaStream::wait(Event& event) {
         "begin_capture",
         where_, record.handle == nullptr ? "never recorded" : "recorded outside any capture");
     if (record.handle == nullptr || record.handle == handle_.get()) return;
+    end_overlap();
     check_cuda(cudaStreamWaitEvent(handle_.get(), target.handle(), 0), "cudaStreamWaitEvent");
     return;
   }
@@ -174,6 +179,7 @@ void CudaStream::wait(Event& event) {
   WEFT_CHECK(!capturing || record.capture == capture_,
              "{}: a wait for an event of another capture; captures cannot be merged", where_);
   if (capturing && record.lane == lane_) return;
+  end_overlap();
   check_cuda(cudaStreamWaitEvent(handle_.get(), target.handle(), 0), "cudaStreamWaitEvent");
   if (!capturing) {
     capture_ = record.capture;
@@ -186,6 +192,7 @@ void CudaStream::wait(Event& event) {
 void CudaStream::begin_capture() {
   WEFT_CHECK(!is_capturing(), "{}: begin_capture on a stream that is capturing already", where_);
   core_->bind();
+  end_overlap();
   // Thread-local: other rank threads go on with their own work meanwhile.
   check_cuda(cudaStreamBeginCapture(handle_.get(), cudaStreamCaptureModeThreadLocal),
              "cudaStreamBeginCapture");
@@ -201,6 +208,7 @@ std::unique_ptr<Graph> CudaStream::end_capture() {
              where_);
   core_->bind();
   core_->capture_ends(name_);
+  end_overlap();
   cudaGraph_t captured = nullptr;
   const cudaError_t ended = cudaStreamEndCapture(handle_.get(), &captured);
   (void)cudaGetLastError();
@@ -226,6 +234,7 @@ void CudaStream::replay(Graph& graph) {
   if (core_->health.failed().load(std::memory_order_relaxed)) return;
   const std::shared_ptr<GraphState>& state = cuda_graph->state();
   last_replay_ = state;
+  end_overlap();
   const int64_t first = core_->num_ops.load(std::memory_order_relaxed);
   const int64_t fail_op = core_->options.fail_op;
   const bool fails = fail_op >= first && fail_op < first + static_cast<int64_t>(state->num_ops);
@@ -244,6 +253,7 @@ void CudaStream::run_op_by_op(const GraphState& graph) {
     others.push_back(make_stream_handle());  // destroying it leaves it to finish
     lanes.push_back(others.back().get());
   }
+  StreamTail tail{};  // traced or failing: nothing is to overlap
   std::vector<EventHandle> marks;
   for (size_t i = 0; i < graph.num_marks; ++i) marks.push_back(make_event_handle(false));
   for (const CapturedCall& call : graph.calls) {
@@ -262,7 +272,7 @@ void CudaStream::run_op_by_op(const GraphState& graph) {
       core_->fail_op(lane, call.op, fmt::format("op {} was told to fail", index));
       return;
     }
-    CudaContext context(stream, core_->site(call.name, graph.progress[call.lane]), core_->num_sms);
+    CudaContext context(stream, tail, core_->site(call.name, graph.progress[call.lane]), core_->num_sms);
     EventHandle start = core_->trace.begin(stream);
     call.trampoline(call.fn, graph.args_of(call), context);
     core_->trace.end(stream, std::move(start), lane, call.op, call.tag);
@@ -273,6 +283,7 @@ void CudaStream::wait_idle(std::chrono::milliseconds timeout) {
   WEFT_CHECK(!is_capturing(), "{}: wait_idle on a stream that is capturing, where nothing runs", where_);
   core_->bind();
   core_->check();
+  end_overlap();
   check_cuda(cudaEventRecord(idle_.get(), handle_.get()), "cudaEventRecord");
   core_->wait(idle_.get(), timeout, name_, "the stream to be idle", [&] {
     if (last_replay_ == nullptr) {
@@ -299,7 +310,7 @@ struct CopyArgs {
 
 void run_copy(const CopyArgs& args, ExecContext& context) {
   check_cuda(cudaMemcpyAsync(args.dst, args.src, args.num_bytes, cudaMemcpyDefault,
-                             static_cast<CudaContext&>(context).stream),
+                             static_cast<CudaContext&>(context).foreign_stream()),
              "cudaMemcpyAsync");
 }
 
@@ -310,7 +321,8 @@ struct FillArgs {
 };
 
 void run_fill(const FillArgs& args, ExecContext& context) {
-  check_cuda(cudaMemsetAsync(args.dst, args.value, args.num_bytes, static_cast<CudaContext&>(context).stream),
+  check_cuda(cudaMemsetAsync(args.dst, args.value, args.num_bytes,
+                             static_cast<CudaContext&>(context).foreign_stream()),
              "cudaMemsetAsync");
 }
 

@@ -53,6 +53,8 @@ class CudaStream final : public Stream {
   [[nodiscard]] const OpName* intern(std::string_view op);
   /// True if a test wants this op, which was just counted, to fail.
   [[nodiscard]] bool fails_now(std::string_view op);
+  /// The next kernel begins when all before it has ended: it stands behind something that is no kernel.
+  void end_overlap() { tail_.after_kernel = false; }
   void run_op_by_op(const GraphState& graph);
 
   Device& device_;
@@ -61,6 +63,7 @@ class CudaStream final : public Stream {
   const std::string where_;
   StreamHandle handle_;
   EventHandle idle_;
+  StreamTail tail_;
   const void** progress_;
   BufferCache cache_;
   std::unordered_map<const char*, const OpName*> names_;  // by address of static text
