@@ -81,7 +81,7 @@ RANGES: tuple[Refused, ...] = (
     ),
     Refused(
         ("chunked_prefill_size",),
-        lambda a: a.chunked_prefill_size is not None and not (a.chunked_prefill_size == -1 or 0 < a.chunked_prefill_size <= 1 << 30),
+        lambda a: a.chunked_prefill_size not in (None, -1) and not 0 < (a.chunked_prefill_size or 0) <= 1 << 30,
         "a chunk has at least one token",
         "use -1 to run prompts whole",
         sglang="runs prompts whole",
