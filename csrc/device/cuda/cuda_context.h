@@ -24,7 +24,7 @@ struct FailureRecord {
 struct OpSite {
   int32_t* taken = nullptr;         // device: 1 once a kernel reports; the first one wins
   FailureRecord* record = nullptr;  // mapped host memory
-  const void** progress = nullptr;  // mapped host word of the stream: `op` of the last kernel that ran
+  const void** progress = nullptr;  // device word of the stream: `op` of the last kernel that ran
   const void* op = nullptr;         // host: who this is; kernels only hand it on
 };
 static_assert(std::is_trivially_copyable_v<OpSite>);

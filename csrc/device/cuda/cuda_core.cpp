@@ -22,14 +22,11 @@ Core::Core(CudaOptions device_options) : options(std::move(device_options)) {
              "cudaDeviceGetAttribute");
   can_overlap = major >= 9;
   static_cast<void>(load_kernels(options.ordinal));
+  progress.emplace();
   void* memory = nullptr;
   check_cuda(cudaHostAlloc(&memory, sizeof(FailureRecord), cudaHostAllocMapped), "cudaHostAlloc");
   record_memory_.reset(memory);
   record_ = new (memory) FailureRecord;
-  check_cuda(cudaHostAlloc(&memory, kMaxWords * sizeof(void*), cudaHostAllocMapped), "cudaHostAlloc");
-  word_memory_.reset(memory);
-  words_ = static_cast<const void**>(memory);
-  std::fill_n(words_, kMaxWords, nullptr);
   check_cuda(cudaMalloc(&memory, sizeof(int32_t)), "cudaMalloc");
   taken_.reset(memory);
   check_cuda(cudaMemset(memory, 0, sizeof(int32_t)), "cudaMemset");
@@ -128,24 +125,8 @@ const OpName* Core::intern(const std::string& stream, std::string_view op) {
   return name.get();
 }
 
-const void** Core::progress_word(const std::string& stream) {
-  const std::lock_guard lock(mutex_);
-  auto& word = progress_[stream];
-  // Past the last word, names share it: messages get vaguer, nothing else.
-  if (word == nullptr) word = words_ + std::min(progress_.size() - 1, kMaxWords - 1);
-  return word;
-}
-
-std::string Core::last_op(const std::string& stream) const {
-  const std::lock_guard lock(mutex_);
-  const auto found = progress_.find(stream);
-  if (found == progress_.end()) return "no op";
-  const auto* op = static_cast<const OpName*>(*static_cast<const void* volatile*>(found->second));
-  return op == nullptr ? "no op" : fmt::format("op '{}'", op->op);
-}
-
-OpSite Core::site(const OpName* op, const void** progress) const {
-  return {.taken = static_cast<int32_t*>(taken_.get()), .record = record_, .progress = progress, .op = op};
+OpSite Core::site(const OpName* op, const void** word) const {
+  return {.taken = static_cast<int32_t*>(taken_.get()), .record = record_, .progress = word, .op = op};
 }
 
 void Core::capture_begins(const std::string& stream) {
@@ -193,8 +174,8 @@ void Core::wait(cudaEvent_t handle, std::chrono::milliseconds timeout, const std
     check();
     if (state == cudaSuccess) return;
     if (state != cudaErrorNotReady) {
-      health.fail(fmt::format("{} {}: CUDA error {} ({}), after {} began", options.name, stream,
-                              cudaGetErrorName(state), cudaGetErrorString(state), last_op(stream)));
+      health.fail(fmt::format("{} {}: CUDA error {} ({}), in or near {}", options.name, stream,
+                              cudaGetErrorName(state), cudaGetErrorString(state), progress->last_op(stream)));
       health.check();
     }
     const auto waited = Clock::now() - start;

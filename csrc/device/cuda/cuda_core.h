@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -14,16 +15,11 @@
 #include "device/buffer_table.h"
 #include "device/cuda/cuda_api.h"
 #include "device/cuda/op_trace.h"
+#include "device/cuda/progress_words.h"
 #include "device/device.h"
 #include "device/health.h"
 
 namespace weft::device::cuda {
-
-/// Who a launch is, for messages. Lives as long as the Core, since graphs and kernels keep its address.
-struct OpName {
-  std::string stream;
-  std::string op;
-};
 
 /// What the parts of one CUDA device share. Thread-safe, but for what its members say.
 class Core {
@@ -48,12 +44,7 @@ class Core {
 
   /// `op` is static text.
   [[nodiscard]] const OpName* intern(const std::string& stream, std::string_view op);
-  /// The word that a stream's kernels write their OpName into. Words are never given back, since graphs keep
-  /// them; streams of one name share one.
-  [[nodiscard]] const void** progress_word(const std::string& stream);
-  /// The op of the last kernel that began in streams of that name; "no op" before the first.
-  [[nodiscard]] std::string last_op(const std::string& stream) const;
-  [[nodiscard]] OpSite site(const OpName* op, const void** progress) const;
+  [[nodiscard]] OpSite site(const OpName* op, const void** word) const;
 
   void capture_begins(const std::string& stream);
   void capture_ends(const std::string& stream);
@@ -73,6 +64,7 @@ class Core {
   Health health;
   BufferTable buffers;
   OpTrace trace;
+  std::optional<ProgressWords> progress;  // always there
   int num_sms = 0;
   bool can_overlap = false;  // StreamTail
   std::atomic<int64_t> num_ops{0};
@@ -90,12 +82,7 @@ class Core {
   DeviceMemory taken_;
   FailureRecord* record_ = nullptr;
 
-  static constexpr size_t kMaxWords = 256;
-  HostMemory word_memory_;
-  const void** words_ = nullptr;
-
   mutable std::mutex mutex_;
-  std::map<std::string, const void**> progress_;
   std::map<std::pair<std::string, std::string>, std::unique_ptr<OpName>> names_;
   std::vector<std::string> capturing_;
   std::vector<cudaStream_t> streams_;

@@ -31,7 +31,8 @@ void CudaEvent::wait_idle(std::chrono::milliseconds timeout) {
   if (record_.handle == nullptr) return;
   core_->bind();
   core_->wait(handle_.get(), timeout, record_.stream, "an event", [&] {
-    return fmt::format("the last kernel that began in the stream is of {}", core_->last_op(record_.stream));
+    return fmt::format("the last kernel to run in the stream is of {}",
+                       core_->progress->last_op(record_.stream));
   });
 }
 

@@ -50,7 +50,7 @@ CudaStream::CudaStream(Device& device, std::shared_ptr<Core> core, std::string n
       handle_(make_stream_handle()),
       idle_(make_event_handle(false)),
       tail_{.can_overlap = core_->can_overlap},
-      progress_(core_->progress_word(name_)),
+      progress_(core_->progress->word(name_)),
       cache_(core_->buffers) {
   core_->add_stream(handle_.get());
 }
@@ -287,13 +287,13 @@ void CudaStream::wait_idle(std::chrono::milliseconds timeout) {
   check_cuda(cudaEventRecord(idle_.get(), handle_.get()), "cudaEventRecord");
   core_->wait(idle_.get(), timeout, name_, "the stream to be idle", [&] {
     if (last_replay_ == nullptr) {
-      return fmt::format("the last kernel that began in the stream is of {}", core_->last_op(name_));
+      return fmt::format("the last kernel to run in the stream is of {}", core_->progress->last_op(name_));
     }
     // A replay, or ops behind it; the lanes' words tell.
-    std::string text = "the last kernels that began, since the replay of a graph: ";
+    std::string text = "since the replay of a graph: ";
     for (size_t i = 0; i < last_replay_->lanes.size(); ++i) {
       const std::string& lane = last_replay_->lanes[i];
-      text += fmt::format("{}lane '{}' in {}", i == 0 ? "" : ", ", lane, core_->last_op(lane));
+      text += fmt::format("{}lane '{}' in {}", i == 0 ? "" : ", ", lane, core_->progress->last_op(lane));
     }
     return text;
   });
