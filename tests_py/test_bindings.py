@@ -21,7 +21,11 @@ def is_property(node):
     return any(isinstance(decorator, ast.Name) and decorator.id == "property" for decorator in node.decorator_list)
 
 
-CLASSES = {node.name: node for node in STUB.body if isinstance(node, ast.ClassDef)}
+def is_type_of_dicts(node):
+    return any(isinstance(base, ast.Name) and base.id == "TypedDict" for base in node.bases)
+
+
+CLASSES = {node.name: node for node in STUB.body if isinstance(node, ast.ClassDef) and not is_type_of_dicts(node)}
 CALLABLES = {(None, name): node for name, node in functions(STUB.body).items()} | {
     (cls, name): node
     for cls, body in CLASSES.items()
