@@ -7,6 +7,7 @@
 
 #include "device/device.h"
 #include "exec/forward.h"
+#include "exec/input_image.h"
 #include "exec/rank_worker.h"
 #include "model/scratch.h"
 #include "ops/common.h"
@@ -28,8 +29,8 @@ struct InputSizes {
 /// divide its rows: then no layout of the step scatters them.
 plan::RowSlice own_rows(const plan::MicroBatchPlan& batch, const plan::ParallelConfig& parallel, int rank);
 
-/// Input arrays of one step, in one block of memory: the same layout on the device, where ops and graphs read
-/// it, and in host staging. Offsets are fixed, so a graph captured once serves every step.
+/// Input arrays of one step, in one block of memory, which ops and graphs read. Offsets are fixed, so a graph
+/// captured once serves every step.
 class InputLayout {
  public:
   struct MicroBatch {
@@ -49,15 +50,18 @@ class InputLayout {
   int64_t logit_params = 0;  // SamplingRow
   int64_t logit_counts = 0;  // i32 [max_logit_passes]: real rows of each pass
   int64_t num_bytes = 0;
-  InputSizes sizes;
+  InputSizes sizes;  // max_pages rounded up to whole blocks of InputImage
 };
 
-/// The device block and two host blocks that steps take turns with.
+/// The device block, its image on the host, and two staging blocks that steps take turns with.
 class InputBuffers {
  public:
   InputBuffers(device::Device& device, const InputLayout& layout, void* device_block);
 
-  /// Fills staging `turn` for this rank's step and enqueues the copies.
+  /// Enqueues the zeros that the device block holds at first.
+  void clear(device::Stream& stream);
+  /// Enqueues one op that brings the device block to what this rank's step needs, from staging `turn`. Throws
+  /// Error, and changes nothing, if the input is not the planned one.
   void upload(device::Stream& stream, int turn, const plan::StepPlan& plan, const ExecConfig& config,
               int rank, const ForwardInput& input);
 
@@ -74,11 +78,16 @@ class InputBuffers {
   [[nodiscard]] const InputLayout& layout() const { return layout_; }
 
  private:
-  void copy(device::Stream& stream, int turn, int64_t offset, int64_t num_bytes) const;
+  void check(const plan::StepPlan& plan, const ExecConfig& config, int rank, const ForwardInput& input) const;
+  void put_micro_batch(int index, const plan::MicroBatchPlan& planned, const ExecConfig& config, int rank,
+                       const MicroBatchInput& in);
+  void put_logit_rows(const plan::StepPlan& plan, const ExecConfig& config, int rank,
+                      const ForwardInput& input);
 
   InputLayout layout_;
   void* device_;
-  std::array<device::Buffer, 2> staging_;
+  InputImage image_;
+  std::array<device::Buffer, 2> staging_;  // changed blocks, then their indices
 };
 
 }  // namespace weft::exec

@@ -11,6 +11,7 @@
 #include "exec/graph_runner.h"
 #include "exec/rank_buffers.h"
 #include "model/rope_table.h"
+#include "ops/copy_words.h"
 
 namespace weft::exec {
 namespace {
@@ -83,6 +84,7 @@ class RankWorker::Impl {
     }
     fill_rope_table(device);
     compute_->fill(buffers_.last_tokens.data, 0, buffers_.last_tokens.span_bytes());
+    inputs_.clear(*compute_);
     compute_->wait_idle(config_.timeout);
     pass_.emplace(config_, model_config_, model_, weights_, sizes_, buffers_, inputs_, comm_, ledger_, rank_);
   }
@@ -147,7 +149,11 @@ class RankWorker::Impl {
     const int64_t max_top = turn.with_top ? buffers_.top_ids.shape[1] : 0;
     done.output.tokens.assign(base, base + rows);
     const auto* logprobs = reinterpret_cast<const float*>(base + sizes_.logit_rows);
-    done.output.logprobs.assign(logprobs, logprobs + rows);
+    if (turn.with_logprobs) {
+      done.output.logprobs.assign(logprobs, logprobs + rows);
+    } else {
+      done.output.logprobs.assign(static_cast<size_t>(rows), 0.0F);
+    }
     const auto* ids = base + 2 * sizes_.logit_rows;
     done.output.top_ids.assign(ids, ids + rows * max_top);
     const auto* tops = reinterpret_cast<const float*>(ids + sizes_.logit_rows * buffers_.top_ids.shape[1]);
@@ -177,6 +183,7 @@ class RankWorker::Impl {
     std::unique_ptr<device::Event> done;
     device::Buffer output;  // tokens, logprobs, top ids, top logprobs
     int64_t rows = 0;
+    bool with_logprobs = false;
     bool with_top = false;
     uint64_t trace_hash = 0;
   };
@@ -241,18 +248,19 @@ class RankWorker::Impl {
     turn.rows = static_cast<int64_t>(input.logit_rows.size());
     turn.with_top = std::any_of(input.logit_rows.begin(), input.logit_rows.end(),
                                 [](const LogitRow& row) { return row.num_top > 0; });
-    if (config_.plan.parallel.attn_tp_rank(rank_) == 0 && turn.rows > 0) {
+    turn.with_logprobs = std::any_of(input.logit_rows.begin(), input.logit_rows.end(),
+                                     [](const LogitRow& row) { return row.want_logprob; });
+    if (config_.plan.parallel.attn_tp_rank(rank_) == 0) {
       auto* base = static_cast<int32_t*>(turn.output.data());
       const int64_t max_top = buffers_.top_ids.shape[1];
-      const auto bytes = static_cast<size_t>(turn.rows) * 4;
-      compute_->copy(base, buffers_.tokens.data, bytes);
-      compute_->copy(base + sizes_.logit_rows, buffers_.logprobs.data, bytes);
-      if (turn.with_top) {
-        auto* ids = base + 2 * sizes_.logit_rows;
-        compute_->copy(ids, buffers_.top_ids.data, bytes * static_cast<size_t>(max_top));
-        compute_->copy(ids + sizes_.logit_rows * max_top, buffers_.top_logprobs.data,
-                       bytes * static_cast<size_t>(max_top));
-      }
+      const int64_t tops = turn.with_top ? turn.rows * max_top : 0;
+      auto* ids = base + 2 * sizes_.logit_rows;
+      ops::copy_words(
+          *compute_,
+          {.copies = {{{base, buffers_.tokens.data, turn.rows},
+                       {base + sizes_.logit_rows, buffers_.logprobs.data, turn.with_logprobs ? turn.rows : 0},
+                       {ids, buffers_.top_ids.data, tops},
+                       {ids + sizes_.logit_rows * max_top, buffers_.top_logprobs.data, tops}}}});
     }
     compute_->record(*turn.done);
   }

@@ -13,6 +13,7 @@ class Accesses {
   Accesses& read(const TensorView& view) { return add(device::read(view)); }
   Accesses& write(const TensorView& view) { return add(device::write(view)); }
   Accesses& read(const void* data, size_t num_bytes) { return add(device::read(data, num_bytes)); }
+  Accesses& write(const void* data, size_t num_bytes) { return add(device::write(data, num_bytes)); }
 
   [[nodiscard]] std::span<const device::Access> list() const { return {accesses_.data(), count_}; }
 

@@ -20,6 +20,7 @@ constexpr std::string_view kGroupedWhy = "DeepGEMM's kernels are not part of thi
 constexpr std::string_view kAttentionWhy = "no tensor cores: FlashInfer's kernels are not part of this build";
 
 constexpr Entry kEntries[] = {
+    {"scatter_blocks", "common/step_io.cu", ""},
     {"embedding", "common/gather.cu", ""},
     {"rms_norm", "norm/rms_norm.cu", ""},
     {"add_rms_norm", "norm/rms_norm.cu", ""},
@@ -44,6 +45,7 @@ constexpr Entry kEntries[] = {
     {"commit_tokens", "sampling/token_feed.cu", ""},
     {"localize_experts", "sampling/token_feed.cu", ""},
     {"fill_padding", "sampling/token_feed.cu", ""},
+    {"copy_words", "common/step_io.cu", ""},
 };
 
 }  // namespace

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "ops/attention.h"
+#include "ops/copy_words.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/gemm.h"
@@ -9,6 +10,7 @@
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
 #include "ops/sampling.h"
+#include "ops/scatter_blocks.h"
 
 /// What the CPU runs for each op. Shapes and dtypes have been checked by the op; arguments are as its header
 /// says, in host memory.
@@ -36,5 +38,7 @@ void moe_permute(const PermuteArgs& args, ExecContext& context);
 void moe_unpermute(const UnpermuteArgs& args, ExecContext& context);
 void sample(const SampleArgs& args, ExecContext& context);
 void logprobs(const LogprobArgs& args, ExecContext& context);
+void scatter_blocks(const ScatterBlocksArgs& args, ExecContext& context);
+void copy_words(const CopyWordsArgs& args, ExecContext& context);
 
 }  // namespace weft::ops::cpu

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "ops/attention.h"
+#include "ops/copy_words.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/gemm.h"
@@ -10,6 +11,7 @@
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
 #include "ops/sampling.h"
+#include "ops/scatter_blocks.h"
 #include "ops/token_feed.h"
 
 /// What a CUDA device runs for each op: host functions that launch kernels (kernels/) on the context's
@@ -39,6 +41,8 @@ void moe_permute(const PermuteArgs& args, ExecContext& context);
 void moe_unpermute(const UnpermuteArgs& args, ExecContext& context);
 void sample(const SampleArgs& args, ExecContext& context);
 void logprobs(const LogprobArgs& args, ExecContext& context);
+void scatter_blocks(const ScatterBlocksArgs& args, ExecContext& context);
+void copy_words(const CopyWordsArgs& args, ExecContext& context);
 void resolve_token_ids(const ResolveIdsArgs& args, ExecContext& context);
 void commit_tokens(const CommitTokensArgs& args, ExecContext& context);
 void fill_padding(const FillPaddingArgs& args, ExecContext& context);
