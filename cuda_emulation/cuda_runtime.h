@@ -70,6 +70,7 @@ struct cudaFuncAttributes {
 struct cudaDeviceProp {
   char name[256];
   int major, minor, multiProcessorCount;
+  size_t totalGlobalMem;
 };
 constexpr unsigned cudaStreamNonBlocking = 1;
 constexpr unsigned cudaEventDefault = 0;

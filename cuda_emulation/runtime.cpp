@@ -161,7 +161,7 @@ cudaError_t cudaGetDeviceCount(int* count) {
 }
 cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
-  *properties = {"emulated on the CPU", 9, 0, kMultiprocessors};
+  *properties = {"emulated on the CPU", 9, 0, kMultiprocessors, DeviceMemory::kTotalBytes};
   return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {

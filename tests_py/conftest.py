@@ -46,6 +46,13 @@ def write_config(directory, **changes):
     (directory / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
 
 
+@pytest.fixture(autouse=True)
+def no_gpu(request, monkeypatch):
+    """Defaults are those of a machine without a GPU, but for the tests that are marked `gpu`."""
+    if request.node.get_closest_marker("gpu") is None:
+        monkeypatch.setattr("weft.gpu.memory_mib", lambda: None)
+
+
 @pytest.fixture
 def fake_model(tmp_path):
     """A directory with config.json and a byte tokenizer, and no weights."""

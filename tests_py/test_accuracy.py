@@ -75,7 +75,7 @@ def test_the_demo_shows_answers_counters_a_picture_and_a_trace(long_model, capsy
     assert status == 1, "no answer of the fake core is right"
     assert output.count("  Q  ") == 8
     assert output.count("[WRONG]") == 8
-    assert demo.DEMO_ARGS in output
+    assert demo.CPU_DEMO_ARGS in output
     assert "steps.MIXED" in output
     assert "rank 0 compute |" in output
     assert str(trace) in output

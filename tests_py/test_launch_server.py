@@ -85,7 +85,7 @@ def test_the_server_itself_is_not_there_yet():
 
 
 def test_a_dry_run_of_what_is_planned_shows_the_values_and_what_is_missing(capsys):
-    with pytest.raises(WeftError, match="cannot run yet:\n--device cuda is planned"):
+    with pytest.raises(WeftError, match="cannot run yet:\n--device cuda with --tp-size 8 is planned"):
         launch_server.main(["--model-path", "nowhere", "--device", "cuda", "--tp", "8", "--dry-run"])
     assert rows_of(capsys.readouterr().out)["--tp-size"] == ("8", "user")
 

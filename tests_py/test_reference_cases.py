@@ -536,6 +536,7 @@ OWN_DEFAULTS = {
     "mem_fraction_static": ("memory follows from weft's ledger, not from an estimate", (None,)),
     "load_balance_method": ("a request goes to the DP rank with the fewest tokens to compute", ("total_tokens",)),
     "disable_prefill_cuda_graph": ("weft has no prefill graphs, so none are switched off", (False,)),
+    "page_size": ("pages on a GPU are large, so that page tables are small", tuple(2**i for i in range(7))),
     "speculative_num_steps": (OF_THE_DRAFT, (None,)),
     "speculative_eagle_topk": (OF_THE_DRAFT, (None,)),
     "speculative_num_draft_tokens": (OF_THE_DRAFT, (None,)),

@@ -6,7 +6,7 @@ import pytest
 
 from conftest import write_config
 from weft.combinations import COMBINATIONS, DERIVED_COMBINATIONS, RANGES
-from weft.engine import CompiledCore
+from weft.core_config import memory_ledger
 from weft.engine_config import resolve
 from weft.errors import WeftError
 from weft.flags import human_readable_int
@@ -136,7 +136,7 @@ PLANNED = [
     ("--host 0.0.0.0", "the HTTP server; use weft.Engine"),
     ("--speculative-algorithm EAGLE", "speculative decoding; leave the flag out"),
     ("--quantization=fp8", "use an unquantised checkpoint"),
-    ("--device cuda", "the CUDA backend; use --device cpu"),
+    ("--base-gpu-id 1", "choose one by CUDA_VISIBLE_DEVICES"),
     ("--schedule-policy lpm", "the prefix cache"),
     ("--disaggregation-mode decode", "run both in one Engine"),
 ]
@@ -167,10 +167,36 @@ def test_planned_values_derive_as_in_sglang():
     assert len(args.planned()) == 1
 
 
-def test_a_gpu_changes_the_defaults_and_is_planned():
-    args = ServerArgs.from_cli(["--model-path", "m", "--tp", "4"], gpu_memory_mib=46068)
-    assert (args.device, args.chunked_prefill_size, args.cuda_graph_max_bs_decode) == ("cuda", 4096, 160)
-    assert "--device cuda is planned" in args.planned()[0]
+def test_a_gpu_changes_the_defaults(monkeypatch):
+    args = ServerArgs.from_cli(["--model-path", "m", "--random-seed", "1"], gpu_memory_mib=143771)
+    assert (args.device, args.chunked_prefill_size, args.cuda_graph_max_bs_decode) == ("cuda", 8192, 256)
+    assert (args.page_size, args.planned()) == (64, [])
+    monkeypatch.setattr("weft.gpu.memory_mib", lambda: 143771)
+    assert parse("--model-path m --random-seed 1") == args
+    assert (parse("--model-path m --device cpu").device, parse("--model-path m --device cpu").page_size) == ("cpu", 1)
+
+
+def test_pages_of_a_gpu_divide_its_chunks():
+    for chunk, page in ((256, 64), (96, 32), (7, 1), (-1, 64)):
+        args = ServerArgs.from_cli(["--model-path", "m", "--chunked-prefill-size", str(chunk)], gpu_memory_mib=46068)
+        assert args.page_size == page
+
+
+def test_several_gpus_and_dispatch_between_them_are_planned():
+    args = ServerArgs.from_cli(["--model-path", "m", "--tp", "4", "--moe-a2a-backend", "deepep"], gpu_memory_mib=46068)
+    assert args.cuda_graph_max_bs_decode == 160
+    assert args.planned() == [
+        "--device cuda with --tp-size 4 is planned, and not in this version: it needs ranks on several GPUs;"
+        " use --tp-size 1, or --device cpu",
+        "--device cuda with --moe-a2a-backend deepep is planned, and not in this version: it needs expert dispatch"
+        " between GPUs; use --moe-a2a-backend none, or --device cpu",
+    ]
+
+
+def test_a_gpu_that_is_not_there_is_an_error(monkeypatch):
+    monkeypatch.setattr("weft.gpu.why_unusable", lambda: "this machine has no NVIDIA GPU")
+    with pytest.raises(WeftError, match=r"^--device cuda: this machine has no NVIDIA GPU; use --device cpu$"):
+        resolve(parse("--model-path demo --device cuda"))
 
 
 REFUSED = [
@@ -480,7 +506,7 @@ def test_without_head_dim_the_cache_is_as_large_as_the_cores(tmp_path, architect
         **(moe if "Moe" in architecture else {}),
     )
     config = resolved(str(tmp_path), "--max-total-tokens 64 --skip-tokenizer-init")
-    cache = sum(size for _, name, size in CompiledCore.memory_ledger(config) if name.startswith("kv"))
+    cache = sum(size for _, name, size in memory_ledger(config) if name.startswith("kv"))
     assert config.model.head_dim == head_dim
     assert cache >= 64 * config.model.kv_bytes_per_token(1, "auto")
     assert cache < 68 * config.model.kv_bytes_per_token(1, "auto")

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from weft.combinations import COMBINATIONS, DERIVED_COMBINATIONS, RANGES
-from weft.engine import CompiledCore
+from weft.core_config import memory_ledger
 from weft.engine_config import resolve
 from weft.errors import WeftError
 from weft.refused_flags import ADVICE_OF_FLAG
@@ -163,7 +163,7 @@ def test_what_is_accepted_resolves_or_is_refused_before_a_weight_is_read(values)
         patch.setattr("weft.engine_config.free_memory_bytes", lambda: 1 << 34)
         try:
             args = ServerArgs.from_kwargs(model_path="demo", **values)
-            ledger = CompiledCore.memory_ledger(resolve(args))
+            ledger = memory_ledger(resolve(args))
         except WeftError as error:
             check_message(error)
             return

@@ -10,8 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "python"))
 
-from weft.combinations import COMBINATIONS, DERIVED_COMBINATIONS, RANGES, Refused
-from weft.engine import CompiledCore
+from weft.combinations import COMBINATIONS, DERIVED_COMBINATIONS, PLANNED, RANGES, Refused
+from weft.core_config import memory_ledger
 from weft.engine_config import resolve
 from weft.errors import WeftError
 from weft.flags import Flag
@@ -91,7 +91,8 @@ def arguments_of(one: Feature, other: Feature) -> dict[str, object] | None:
     """Fields of both together; None if they want the same flag with two values."""
     if any(other.values[name] != value for name, value in one.values.items() if name in other.values):
         return None
-    return {"model_path": DEMO_MODEL, "tp_size": 4, **one.needs, **other.needs, **one.values, **other.values}
+    base = {"model_path": DEMO_MODEL, "device": "cpu", "tp_size": 4}
+    return {**base, **one.needs, **other.needs, **one.values, **other.values}
 
 
 def state_of(arguments: Mapping[str, object]) -> tuple[str, str]:
@@ -101,7 +102,7 @@ def state_of(arguments: Mapping[str, object]) -> tuple[str, str]:
         planned = args.planned()
         if planned:
             return "planned", "\n".join(planned)
-        CompiledCore.memory_ledger(resolve(args))
+        memory_ledger(resolve(args))
     except WeftError as error:
         return "refused", str(error)
     return "works", ""
@@ -166,6 +167,12 @@ def combinations(entries: Sequence[Refused]) -> str:
     return _table(["flags", "why", "what to do", "SGLang"], rows)
 
 
+def planned_combinations() -> str:
+    names = {name: spec.name for name, spec, _ in flag_table()}
+    rows = [[" ".join(f"`{names[name]}`" for name in it.names), it.why, it.fix] for it in PLANNED]
+    return _table(["flags", "what it needs", "what to do"], rows)
+
+
 def document() -> str:
     """All of docs/flags.md."""
     parts = [
@@ -174,6 +181,7 @@ def document() -> str:
         f"## Planned flags\n\nThe default always works.\n\n{flags(works=False)}\n",
         f"## What weft does not have\n\n{lacking()}\n",
         f"## Combinations that are refused\n\n{combinations([*COMBINATIONS, *DERIVED_COMBINATIONS])}\n",
+        f"## Combinations that are planned\n\n{planned_combinations()}\n",
         f"## Values that are refused\n\n{combinations(RANGES)}\n",
         matrix(),
     ]

@@ -252,6 +252,10 @@ struct CudaGpu {
 };
 /// One entry a GPU, by ordinal; takes a context on each.
 [[nodiscard]] std::vector<CudaGpu> cuda_gpus();
+/// All memory of a GPU; takes no context.
+[[nodiscard]] size_t cuda_total_bytes(int ordinal);
+/// What of it nobody uses now; takes a context.
+[[nodiscard]] size_t cuda_free_bytes(int ordinal);
 /// True in a build whose "GPU" is the CPU (cuda_emulation/).
 [[nodiscard]] bool cuda_is_emulated();
 #endif

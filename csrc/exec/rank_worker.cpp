@@ -16,6 +16,9 @@
 namespace weft::exec {
 namespace {
 
+// Copies of this size run at the link's full rate.
+constexpr int64_t kStagingBlockBytes = int64_t{8} << 20;
+
 /// Throws unless what the rank enqueued is what the plan predicted.
 void check_trace(const std::vector<plan::CollectiveRecord>& expected,
                  const std::vector<plan::CollectiveRecord>& actual, int rank, uint64_t step_id) {
@@ -89,18 +92,28 @@ class RankWorker::Impl {
     pass_.emplace(config_, model_config_, model_, weights_, sizes_, buffers_, inputs_, comm_, ledger_, rank_);
   }
 
-  void load(model::WeightSource& source, model::WeightCoverage& coverage) {
+  void load(model::WeightSource& source, model::WeightCoverage& coverage, int num_threads) {
     device::Device& device = compute_->device();
     if (device.host_can_write()) {
       weights_.load(source, coverage);
       return;
     }
+    const int64_t needed = ceil_div(weights_.num_bytes(), kStagingBlockBytes) + 1;
+    const int64_t num_blocks = std::min<int64_t>(2 * std::max(1, num_threads), round_up<int64_t>(needed, 2));
     const auto host =
-        device.allocate_host(static_cast<size_t>(weights_.largest_tensor_bytes()), "weight_staging");
-    const model::WeightStaging staging{.host = host.data(), .send = [&](void* to, int64_t num_bytes) {
-                                         compute_->copy(to, host.data(), static_cast<size_t>(num_bytes));
-                                         compute_->wait_idle(config_.timeout);
-                                       }};
+        device.allocate_host(static_cast<size_t>(num_blocks * kStagingBlockBytes), "weight_staging");
+    model::WeightStaging staging;
+    staging.block_bytes = kStagingBlockBytes;
+    std::vector<std::unique_ptr<device::Event>> sent;
+    for (int64_t block = 0; block < num_blocks; ++block) {
+      staging.blocks.push_back(static_cast<std::byte*>(host.data()) + block * kStagingBlockBytes);
+      sent.push_back(device.make_event());
+    }
+    staging.send = [&](size_t block, void* to, int64_t num_bytes) {
+      compute_->copy(to, staging.blocks[block], static_cast<size_t>(num_bytes));
+      compute_->record(*sent[block]);
+    };
+    staging.wait = [&](size_t block) { sent[block]->wait_idle(config_.timeout); };
     weights_.load(source, coverage, &staging);
   }
 
@@ -370,8 +383,8 @@ RankWorker::RankWorker(int rank, ExecConfig config, const model::ModelConfig& mo
 
 RankWorker::~RankWorker() = default;
 
-void RankWorker::load(model::WeightSource& source, model::WeightCoverage& coverage) {
-  impl_->load(source, coverage);
+void RankWorker::load(model::WeightSource& source, model::WeightCoverage& coverage, int num_threads) {
+  impl_->load(source, coverage, num_threads);
 }
 
 void RankWorker::enqueue(const plan::StepPlan& plan, const ForwardInput& input) {

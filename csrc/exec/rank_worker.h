@@ -69,8 +69,8 @@ class RankWorker {
   RankWorker(const RankWorker&) = delete;
   RankWorker& operator=(const RankWorker&) = delete;
 
-  /// Reads this rank's shard.
-  void load(model::WeightSource& source, model::WeightCoverage& coverage);
+  /// Reads this rank's shard; with `num_threads` threads if the host cannot write the device's memory.
+  void load(model::WeightSource& source, model::WeightCoverage& coverage, int num_threads = 1);
   /// Enqueues a step and returns. `input` must live until collect(). At most two steps may be uncollected.
   void enqueue(const plan::StepPlan& plan, const ForwardInput& input);
   /// Waits for the oldest uncollected step. Throws what failed on the device, a mismatch between the plan's

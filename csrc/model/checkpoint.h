@@ -40,7 +40,8 @@ class WeightSource {
 
 /// Made-up weights (`--load-format dummy`): every name exists in every shape. An element's value depends on
 /// seed, name and its index in the whole tensor alone, so all layouts see one model. Uniform with deviation
-/// 0.02; names that end in "norm.weight" are 1 plus that.
+/// 0.02; names that end in "norm.weight" are 1 plus that. Numbers recur, so that memory is filled as fast as
+/// it is copied: 2^18 of them, from a place of its own for each row. f32, bf16 and f16.
 [[nodiscard]] std::unique_ptr<WeightSource> open_dummy(uint64_t seed);
 
 }  // namespace weft::model

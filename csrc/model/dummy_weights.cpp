@@ -1,4 +1,8 @@
-#include <cmath>
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <map>
+#include <vector>
 
 #include "base/error.h"
 #include "model/checkpoint.h"
@@ -15,9 +19,30 @@ uint64_t mix(uint64_t x) {
   return x ^ (x >> 31);
 }
 
+/// Numbers that rows are cut from. Large enough for rows of one tensor to start at places of their own, small
+/// enough for a core's cache.
+constexpr int64_t kPoolSize = int64_t{1} << 18;
+
 class DummyWeights final : public WeightSource {
  public:
-  explicit DummyWeights(uint64_t seed) : seed_(seed) {}
+  explicit DummyWeights(uint64_t seed) : seed_(seed) {
+    std::vector<float> values(kPoolSize);
+    for (size_t i = 0; i < values.size(); ++i) {
+      const uint64_t bits = mix(seed + i * 0x9e3779b97f4a7c15ULL);
+      // The upper 24 bits as a number in [-1, 1); a uniform of that width has deviation 1 / sqrt(3).
+      const float uniform = static_cast<float>(static_cast<int32_t>(bits >> 40) - (1 << 23)) / (1 << 23);
+      values[i] = uniform * 0.034641016F;
+    }
+    for (const float center : {0.0F, 1.0F}) {
+      for (auto& value : values) value += center;
+      for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+        auto& pool = pools_[center != 0][dtype];
+        pool.resize(values.size() * dtype_size(dtype));
+        convert_elements("dummy", DType::kF32, reinterpret_cast<const std::byte*>(values.data()), dtype,
+                         pool.data(), kPoolSize);
+      }
+    }
+  }
 
   bool contains(std::string_view /*name*/) const override { return true; }
   std::vector<std::string> names() const override { return {}; }
@@ -27,23 +52,31 @@ class DummyWeights final : public WeightSource {
     const TensorBlock block = make_block(name, full_shape, slices, dst);
     uint64_t key = mix(seed_ + 0x9e3779b97f4a7c15ULL);
     for (const char c : name) key = mix(key ^ static_cast<unsigned char>(c)) + 0x9e3779b97f4a7c15ULL;
-    const float center = name.ends_with("norm.weight") ? 1.0F : 0.0F;
+    const auto& pools = pools_[name.ends_with("norm.weight")];
+    const auto pool = pools.find(dst.dtype);
+    WEFT_CHECK(pool != pools.end(), "tensor {}: there are no dummy weights of type {}", name,
+               dtype_name(dst.dtype));
+    const auto element = static_cast<int64_t>(dtype_size(dst.dtype));
+    const int64_t row_length = full_shape.empty() ? 1 : full_shape.back();
     const int64_t count = block.shape.empty() ? 1 : block.shape.back();
-    std::vector<float> values(static_cast<size_t>(count));
+    // A row of the whole tensor is a run of the pool, around its end, that starts at a place of the row's
+    // own.
     for_each_row(block, dst, [&](int64_t index, void* out) {
-      for (size_t i = 0; i < values.size(); ++i) {
-        const uint64_t bits = mix(key + (static_cast<uint64_t>(index) + i) * 0x9e3779b97f4a7c15ULL);
-        // The upper 24 bits as a number in [-1, 1); a uniform of that width has deviation 1 / sqrt(3).
-        const float uniform = static_cast<float>(static_cast<int32_t>(bits >> 40) - (1 << 23)) / (1 << 23);
-        values[i] = center + uniform * 0.034641016F;
+      const uint64_t start = mix(key + static_cast<uint64_t>(index / row_length) * 0x9e3779b97f4a7c15ULL);
+      auto at = (static_cast<int64_t>(start % kPoolSize) + index % row_length) % kPoolSize;
+      auto* to = static_cast<std::byte*>(out);
+      for (int64_t left = count; left > 0; at = 0) {
+        const int64_t run = std::min(left, kPoolSize - at);
+        std::memcpy(to, pool->second.data() + at * element, static_cast<size_t>(run * element));
+        to += run * element;
+        left -= run;
       }
-      convert_elements(name, DType::kF32, reinterpret_cast<const std::byte*>(values.data()), dst.dtype, out,
-                       count);
     });
   }
 
  private:
   uint64_t seed_;
+  std::array<std::map<DType, std::vector<std::byte>>, 2> pools_;  // around 0, and around 1
 };
 
 }  // namespace

@@ -117,6 +117,12 @@ void WeightDestination::read(std::string_view name, std::span<const int64_t> ful
   coverage_.read(name, full_shape, slices);
 }
 
+void WeightDestination::expect(std::string_view name, std::span<const int64_t> full_shape,
+                               std::span<const Slice> slices, const device::TensorView& part) {
+  note(std::string(name), part);
+  coverage_.read(name, full_shape, slices);
+}
+
 void WeightDestination::zero(const device::TensorView& part) {
   const size_t first = ranges_.size();
   note("zeros", part);

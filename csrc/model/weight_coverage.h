@@ -39,7 +39,7 @@ class WeightCoverage {
 /// One tensor of a rank while it is filled: proves that each of its elements is written exactly once.
 class WeightDestination {
  public:
-  /// `name` stands in messages; `whole` is contiguous host memory.
+  /// `name` stands in messages; `whole` is contiguous, and host memory for read() and zero().
   WeightDestination(WeightSource& source, WeightCoverage& coverage, std::string name,
                     const device::TensorView& whole);
 
@@ -48,6 +48,10 @@ class WeightDestination {
             const device::TensorView& part);
   /// Sets a part that no checkpoint tensor fills (padding) to zeros.
   void zero(const device::TensorView& part);
+  /// The same two for parts that somebody else fills.
+  void expect(std::string_view name, std::span<const int64_t> full_shape, std::span<const Slice> slices,
+              const device::TensorView& part);
+  void expect_zeros(const device::TensorView& part) { note("zeros", part); }
   /// Throws Error if an element was written twice or not at all, with its index and the tensors' names.
   void finish();
 

@@ -27,21 +27,11 @@ void WeightMap::pad(WeightId target, int64_t row_begin) {
   tensors_[static_cast<size_t>(target.index)].pad_begin = row_begin;
 }
 
-int64_t WeightMap::largest_tensor_bytes() const {
-  int64_t largest = 0;
-  for (size_t i = 0; i < tensors_.size(); ++i) {
-    const int64_t end = i + 1 < tensors_.size() ? tensors_[i + 1].offset : num_bytes_;
-    largest = std::max(largest, end - tensors_[i].offset);
-  }
-  return largest;
-}
-
 void WeightMap::load(WeightSource& source, WeightCoverage& coverage, const WeightStaging* staging) const {
+  std::vector<WeightPart> staged;
   for (size_t i = 0; i < tensors_.size(); ++i) {
     const auto& tensor = tensors_[i];
-    auto whole = view(WeightId{static_cast<int>(i)});
-    void* const place = whole.data;
-    if (staging != nullptr) whole.data = staging->host;
+    const auto whole = view(WeightId{static_cast<int>(i)});
     WeightDestination destination(source, coverage, tensor.name, whole);
     for (const auto& from : tensor.sources) {
       auto part = whole;
@@ -50,13 +40,26 @@ void WeightMap::load(WeightSource& source, WeightCoverage& coverage, const Weigh
       }
       const Slice rows = from.slices.empty() ? Slice{} : from.slices[0];
       const int64_t end = rows.end < 0 ? from.full_shape[0] : rows.end;
-      destination.read(from.name, from.full_shape, from.slices, part.rows(from.row_begin, end - rows.begin));
+      part = part.rows(from.row_begin, end - rows.begin);
+      if (staging == nullptr) {
+        destination.read(from.name, from.full_shape, from.slices, part);
+      } else {
+        destination.expect(from.name, from.full_shape, from.slices, part);
+        staged.push_back({from.name, from.full_shape, from.slices, part});
+      }
     }
-    if (tensor.pad_begin >= 0)
-      destination.zero(whole.rows(tensor.pad_begin, whole.shape[0] - tensor.pad_begin));
+    if (tensor.pad_begin >= 0) {
+      const auto padding = whole.rows(tensor.pad_begin, whole.shape[0] - tensor.pad_begin);
+      if (staging == nullptr) {
+        destination.zero(padding);
+      } else {
+        destination.expect_zeros(padding);
+        staged.push_back({.to = padding});
+      }
+    }
     destination.finish();
-    if (staging != nullptr) staging->send(place, static_cast<int64_t>(whole.span_bytes()));
   }
+  if (staging != nullptr) load_staged(source, staged, *staging);
 }
 
 device::TensorView WeightMap::view(WeightId id) const {

@@ -1,13 +1,13 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "device/device.h"
 #include "model/checkpoint.h"
 #include "model/weight_coverage.h"
+#include "model/weight_staging.h"
 
 namespace weft::model {
 
@@ -24,13 +24,6 @@ struct WeightSourceSlice {
   std::vector<Slice> slices = {};        // this rank's part, one a dimension; missing: whole
   int64_t group = -1;                    // of a tensor [groups, rows, columns]; -1: the tensor has no groups
   int64_t row_begin = 0;                 // first row that is filled
-};
-
-/// How tensors reach memory that the host cannot write: each is made in `host`, then sent to its place.
-struct WeightStaging {
-  void* host = nullptr;  // at least WeightMap::largest_tensor_bytes(), aligned to 64
-  /// Copies num_bytes from `host` to `device`; returns when `host` may be written again.
-  std::function<void(void* device, int64_t num_bytes)> send;
 };
 
 /// Where a rank's weights stand in one device buffer, and what of the checkpoint fills them. Built from the
@@ -52,7 +45,6 @@ class WeightMap {
   /// write the memory. Throws Error if a source lacks a tensor or has it in another shape, or if an element
   /// is filled twice or not at all.
   void load(WeightSource& source, WeightCoverage& coverage, const WeightStaging* staging = nullptr) const;
-  [[nodiscard]] int64_t largest_tensor_bytes() const;
 
  private:
   struct Tensor {

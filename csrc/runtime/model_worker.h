@@ -12,12 +12,13 @@ namespace weft::runtime {
 /// A rank that runs the model: an exec::RankWorker and the device that it runs on.
 class ModelWorker : public Worker {
  public:
-  /// Makes the rank on `device` and reads its weights; blocks until its peers have been made too.
+  /// Makes the rank on `device` and reads its weights with num_threads threads; blocks until its peers have
+  /// been made too.
   ModelWorker(int rank, const exec::ExecConfig& config, const model::ModelConfig& model,
               std::unique_ptr<device::Device> device, const exec::RankPeers& peers,
-              model::WeightSource& weights, model::WeightCoverage& coverage)
+              model::WeightSource& weights, model::WeightCoverage& coverage, int num_threads)
       : device_(std::move(device)), rank_(rank, config, model, *device_, peers) {
-    rank_.load(weights, coverage);
+    rank_.load(weights, coverage, num_threads);
   }
 
   void enqueue(const plan::StepPlan& plan, const exec::ForwardInput& input) override {

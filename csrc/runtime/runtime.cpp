@@ -76,7 +76,8 @@ struct Ranks {
         return hooks.wrap_dispatcher(rank, std::move(dispatcher));
       };
     }
-    return std::make_unique<ModelWorker>(rank, config, model, std::move(device), peers, *weights, coverage);
+    return std::make_unique<ModelWorker>(rank, config, model, std::move(device), peers, *weights, coverage,
+                                         cores_of_rank(num_cores, config.plan.parallel.tp_size, rank));
   }
 };
 

@@ -482,12 +482,20 @@ class GpuInfo(TypedDict):
     total_bytes: int
     free_bytes: int
 
+class CudaStatus(TypedDict):
+    built: bool
+    emulated: bool
+    why_no_gpu: str
+
 class CudaInfo(TypedDict):
     built: bool
     emulated: bool
     why_no_gpu: str
     gpus: list[GpuInfo]
 
+def cuda_status() -> CudaStatus: ...
 def cuda_info() -> CudaInfo: ...
+def gpu_total_bytes(ordinal: int = 0) -> int: ...
+def gpu_free_bytes(ordinal: int = 0) -> int: ...
 def cpu_kernels() -> list[tuple[str, str, str]]: ...
 def cuda_kernels() -> list[tuple[str, str, str]]: ...

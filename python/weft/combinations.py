@@ -1,4 +1,4 @@
-"""Which values and combinations of flags weft refuses; all others work, or are planned.
+"""Which values and combinations of flags weft refuses, and which are planned; all others work.
 
 Each entry says which flags, when, why and what to do. Where SGLang takes such a combination, `sglang` says what becomes
 of it there. The first entry that applies is reported.
@@ -372,5 +372,21 @@ DERIVED_COMBINATIONS: tuple[Refused, ...] = (
         "lower --chunked-prefill-size to that, or remove --max-prefill-tokens",
         if_given="max_prefill_tokens",
         sglang="takes the smaller of the two",
+    ),
+)
+
+# What a device will take and does not yet; asked when something is to run.
+PLANNED: tuple[Refused, ...] = (
+    Refused(
+        ("device", "tp_size"),
+        lambda a: a.device == "cuda" and a.tp_size > 1,
+        "ranks on several GPUs",
+        "use --tp-size 1, or --device cpu",
+    ),
+    Refused(
+        ("device", "moe_a2a_backend"),
+        lambda a: a.device == "cuda" and a.moe_a2a_backend != "none",
+        "expert dispatch between GPUs",
+        "use --moe-a2a-backend none, or --device cpu",
     ),
 )

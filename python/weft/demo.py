@@ -1,7 +1,8 @@
-"""A trained Mixture-of-Experts model answers questions on four ranks of this machine: python -m weft.demo
+"""A trained Mixture-of-Experts model answers questions: python -m weft.demo
 
-Tensor parallel inside two DP attention groups, experts reached by dispatch, two batches overlapped, prefill chunks
-mixed with decode, graphs. Then what ran, a picture of one overlapped step, and a trace of it for Perfetto.
+On the GPU if there is one: prefill chunks mixed with decode, graphs. Else on four ranks of this machine: tensor
+parallel inside two DP attention groups, experts reached by dispatch, two batches overlapped. Then what ran, a picture
+of one step, and a trace of it for Perfetto.
 """
 
 import sys
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from weft import gpu
 from weft.bench import demo_tasks
 from weft.bench.demo_tasks import Example, Skill, Split
 from weft.engine import Engine
@@ -19,36 +21,39 @@ from weft.progress import note, run
 from weft.report import TimelineEvent, overlap, picture, stats_table, write_trace
 from weft.server_args import DEMO_MODEL, ServerArgs
 
-DEMO_ARGS = (
+GPU_DEMO_ARGS = "--device cuda --enable-mixed-chunk --chunked-prefill-size 256"
+CPU_DEMO_ARGS = (
     "--device cpu --tp 4 --dp 2 --enable-dp-attention --moe-a2a-backend deepep --enable-two-batch-overlap"
     " --enable-mixed-chunk --chunked-prefill-size 256"
 )
 # Questions of each kind that are shown, and that only run along, so that batches are worth splitting.
 _SHOWN = {Skill.WORD_PROBLEM: 4, Skill.COPY: 1, Skill.REVERSE: 1, Skill.SORT: 1, Skill.LOOKUP: 1}
 _ALONG = 24
-_TRACES = 12  # steps traced until an overlapped one is found
+_TRACES = 12  # steps that are traced to find the one with the most overlap
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the demo; return 1 if the model gave no right answer at all."""
-    parser = Parser("python -m weft.demo", f"The demo of weft. Without server arguments: {DEMO_ARGS}")
+    demo_args = CPU_DEMO_ARGS if gpu.memory_mib() is None else GPU_DEMO_ARGS
+    parser = Parser("python -m weft.demo", f"The demo of weft. Without server arguments: {demo_args}")
     parser.add_argument("--trace", type=Path, default=Path("weft_demo_trace.json"), help="where the trace is written")
     ServerArgs.add_cli_args(parser)
     options = parser.parse(argv)
     given = [name for name in vars(options) if name != "trace"]
     if not given:
-        options = parser.parse([*argv, *DEMO_ARGS.split()])
+        options = parser.parse([*argv, *demo_args.split()])
     if not hasattr(options, "model_path"):
         options.model_path = DEMO_MODEL
     args = ServerArgs.from_cli_args(options)
     note("loading ...")
     with Engine(args) as engine:
-        print(f"weft {'--model-path ' + args.model_path} {' '.join(argv) if given else DEMO_ARGS}\n")
+        print(f"weft {'--model-path ' + args.model_path} {' '.join(argv) if given else demo_args}\n")
         right, total, timeline = answer(engine, questions())
         print(f"{right} of {total} right\n\nWhat each rank ran:\n")
         print(stats_table(engine.stats()))
     if timeline:
-        print("\nOne overlapped step (A, B: the micro-batch a stream works on; a blank waits):\n")
+        meaning = "A, B: the micro-batch a stream works on" if overlap(timeline) else "-: the stream works"
+        print(f"\nOne step ({meaning}; a blank waits):\n")
         print(picture(timeline))
         write_trace(timeline, options.trace)
         print(f"\nA trace of it, for https://ui.perfetto.dev: {options.trace.resolve()}")
@@ -67,7 +72,7 @@ def questions() -> list[Example]:
 
 
 def answer(engine: Engine, examples: Sequence[Example]) -> tuple[int, int, list[TimelineEvent]]:
-    """Stream the answers; print the first ones. Returns (right, all, the timeline of an overlapped step)."""
+    """Stream the answers; print the first ones. Returns (right, all, the timeline of one step)."""
     if engine.tokenizer is None:
         raise WeftError("the demo shows text, so --skip-tokenizer-init cannot be used here; remove it")
     tokenizer = engine.tokenizer
@@ -139,7 +144,7 @@ class Tracer:
         timeline = self._engine.timeline()
         if timeline:
             self._left -= 1
-            if overlap(timeline) > overlap(self.best):
+            if not self.best or overlap(timeline) > overlap(self.best):
                 self.best = timeline
             self._engine.trace_next_step()
 

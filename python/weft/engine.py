@@ -13,7 +13,8 @@ from typing import Any, Literal, Self, overload
 import numpy as np
 
 from weft import _weft
-from weft.engine_config import MAX_TOP_LOGPROBS, EngineConfig, resolve
+from weft.core_config import MAX_TOP_LOGPROBS, memory_ledger, runtime_config
+from weft.engine_config import EngineConfig, resolve
 from weft.errors import WeftError
 from weft.model_info import model_directory
 from weft.outputs import GenerateOutput, MetaInfo, RawLogprobs, TextBuilder, abort_reason, add_logprobs
@@ -26,7 +27,6 @@ from weft.tokenizer import Detokenizer, Tokenizer
 
 Params = SamplingParams | Mapping[str, object]
 _log = logging.getLogger("weft")
-_DTYPES = {"half": "float16", "float": "float32"}
 
 
 class Engine:
@@ -301,54 +301,8 @@ class CompiledCore:
     def __init__(
         self, config: EngineConfig, *, poison: bool = False, dispatch_chunk_rows: int = 1024, num_threads: int = 0
     ) -> None:
-        runtime_config = self.runtime_config(config, poison, dispatch_chunk_rows, num_threads)
-        _log.info("memory of each rank:\n%s", ledger_table(_weft.memory_ledger(runtime_config)))
-        self._runtime = _weft.Runtime(runtime_config)
-
-    @staticmethod
-    def memory_ledger(config: EngineConfig) -> list[tuple[int, str, int]]:
-        """What each rank would allocate: (rank, name, bytes). Nothing is allocated, and no weight is read."""
-        return _weft.memory_ledger(CompiledCore.runtime_config(config))
-
-    @staticmethod
-    def runtime_config(
-        config: EngineConfig, poison: bool = False, dispatch_chunk_rows: int = 1024, num_threads: int = 0
-    ) -> _weft.RuntimeConfig:
-        """The same for the core."""
-        args, sizes = config.args, config.scheduler
-        return _weft.RuntimeConfig(
-            model_path=str(config.model.path),
-            load_format=args.load_format,
-            dtype=_DTYPES.get(args.dtype, args.dtype),
-            device=args.device or "cpu",
-            tp_size=args.tp_size,
-            dp_size=args.dp_size,
-            enable_dp_attention=args.enable_dp_attention,
-            ep_size=args.ep_size,
-            moe_a2a_backend=args.moe_a2a_backend,
-            deepep_mode=args.deepep_mode,
-            moe_dense_tp_size=args.moe_dense_tp_size,
-            enable_dp_lm_head=args.enable_dp_lm_head,
-            enable_two_batch_overlap=args.enable_two_batch_overlap,
-            enable_layernorm_sp=args.enable_layernorm_sp,
-            tbo_token_distribution_threshold=args.tbo_token_distribution_threshold,
-            tbo_policy=args.tbo_policy,
-            tbo_gate=args.tbo_gate,
-            tbo_cost_table=config.tbo_cost_table,
-            graph_batch_sizes=config.graph_batch_sizes(),
-            graph_padding=not args.disable_cuda_graph_padding,
-            max_tokens_per_step=sizes.max_tokens_per_step,
-            max_running_requests=sizes.max_running_requests,
-            context_length=config.context_length,
-            page_size=sizes.page_size,
-            max_total_tokens=config.max_total_tokens,
-            max_top_logprobs=MAX_TOP_LOGPROBS,
-            dispatch_chunk_rows=dispatch_chunk_rows,
-            timeout_s=args.watchdog_timeout,
-            num_threads=num_threads,
-            poison=poison,
-            seed=config.random_seed,
-        )
+        _log.info("memory of each rank:\n%s", ledger_table(memory_ledger(config)))
+        self._runtime = _weft.Runtime(runtime_config(config, poison, dispatch_chunk_rows, num_threads))
 
     def submit(self, step: Step) -> int:
         admissions = [

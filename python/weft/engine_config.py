@@ -1,9 +1,10 @@
 """All that an Engine runs with: flags, the model's facts, and the sizes that follow. Made before a weight is read."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from weft import graph
+from weft import gpu, graph
+from weft.core_config import memory_ledger
 from weft.errors import WeftError
 from weft.memory import free_memory_bytes
 from weft.model_info import ModelInfo, read_model_info
@@ -12,8 +13,9 @@ from weft.scheduler.policy import SchedulerConfig
 from weft.server_args import Origin, ServerArgs
 
 DEFAULT_RUNNING_PER_DP_RANK = 128
-DEFAULT_KV_MEMORY_FRACTION = 0.25
-MAX_TOP_LOGPROBS = 20
+DEFAULT_KV_MEMORY_FRACTION = 0.25  # on the CPU
+# On a GPU, of weights, buffers and KV cache together. The rest is for the graphs.
+DEFAULT_GPU_MEMORY_FRACTION = 0.9
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class EngineConfig:
     max_total_tokens: int
     origins: Mapping[str, Origin]
     tbo_cost_table: TboCostTable | None = None
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.args.device == "cuda"
 
     @property
     def page_size(self) -> int:
@@ -69,7 +75,7 @@ class EngineConfig:
         }
         origins = dict(self.origins)
         if args.mem_fraction_static is None and args.max_total_tokens is None:
-            values["mem_fraction_static"] = DEFAULT_KV_MEMORY_FRACTION
+            values["mem_fraction_static"] = DEFAULT_GPU_MEMORY_FRACTION if self.on_gpu else DEFAULT_KV_MEMORY_FRACTION
         if args.moe_dense_tp_size is None:
             origins["moe_dense_tp_size"] = "derived"
         if (args.chunked_prefill_size or 0) < 0:
@@ -83,7 +89,7 @@ class EngineConfig:
         args = self.args
         if args.disable_decode_cuda_graph:
             return []
-        sizes = args.cuda_graph_bs_decode or graph.cpu_capture_batch_sizes(args.cuda_graph_max_bs_decode or 1)
+        sizes = args.cuda_graph_bs_decode or self._capture_batch_sizes(args.cuda_graph_max_bs_decode or 1)
         try:
             return graph.filter_capture_sizes(
                 list(sizes),
@@ -95,16 +101,24 @@ class EngineConfig:
         except WeftError as error:
             raise WeftError(f"--cuda-graph-max-bs-decode {args.cuda_graph_max_bs_decode}: {error}") from error
 
+    def _capture_batch_sizes(self, max_bs: int) -> list[int]:
+        if self.on_gpu:
+            return graph.capture_batch_sizes(max_bs, disable_padding=self.args.disable_cuda_graph_padding)
+        return graph.cpu_capture_batch_sizes(max_bs)
+
 
 def resolve(args: ServerArgs) -> EngineConfig:
     """Check the flags against the model and derive the sizes.
 
     Raises:
-        WeftError: a flag is planned only, the model cannot run under these flags, or the memory does not hold one page.
+        WeftError: a flag is planned only, there is no such device, the model cannot run under these flags, or the
+            memory does not hold one page.
     """
     obstacles = [*args.lacking(), *args.planned()]
     if obstacles:
         raise WeftError("\n".join(obstacles))
+    if args.device == "cuda" and (why := gpu.why_unusable()):
+        raise WeftError(f"--device cuda: {why}; use --device cpu")
     model = read_model_info(args.model_path)
     _check_model(args, model)
     origins = dict(args.origins)
@@ -115,6 +129,8 @@ def resolve(args: ServerArgs) -> EngineConfig:
         origins["dtype"] = "model"
     if args.max_running_requests is None:
         running, origins["max_running_requests"] = DEFAULT_RUNNING_PER_DP_RANK, "derived"
+        if args.device == "cuda":
+            running = max(running, args.cuda_graph_max_bs_decode or 0)
     else:
         running = args.max_running_requests // args.attn_dp_size
     if args.max_total_tokens is None:
@@ -124,36 +140,61 @@ def resolve(args: ServerArgs) -> EngineConfig:
         model=model,
         context_length=context_length,
         max_running_requests=running,
-        max_total_tokens=_kv_tokens(args, model, context_length, running),
+        max_total_tokens=args.page_size or 1,
         origins=origins,
         tbo_cost_table=None if args.tbo_cost_table is None else load_tbo_cost_table(args.tbo_cost_table),
     )
     config.graph_batch_sizes()  # refuses sizes of which none is left
-    return config
+    return replace(config, max_total_tokens=_kv_tokens(config))
 
 
-def _kv_tokens(args: ServerArgs, model: ModelInfo, context_length: int, running: int) -> int:
+def _kv_tokens(config: EngineConfig) -> int:
     """Tokens of a DP rank's KV cache, in whole pages.
 
     `--max-total-tokens`, else what all running requests can need; in any case (unless only the former is given) no
-    more than the share `--mem-fraction-static` of the free memory, over all ranks.
+    more than `--mem-fraction-static` of the free memory allows.
     """
-    page = args.page_size or 1
-    tokens = running * _ceil(context_length, page) if args.max_total_tokens is None else args.max_total_tokens
-    bytes_per_token = model.kv_bytes_per_token(args.attn_tp_size, args.dtype) * args.tp_size
+    args, page = config.args, config.page_size
+    tokens = args.max_total_tokens
+    if tokens is None:
+        tokens = config.max_running_requests * _ceil(config.context_length, page)
     if args.max_total_tokens is None or args.mem_fraction_static is not None:
-        fraction = args.mem_fraction_static or DEFAULT_KV_MEMORY_FRACTION
-        free = free_memory_bytes()
-        affordable = int(free * fraction) // max(1, bytes_per_token)
-        if affordable < page:
-            raise WeftError(
-                f"--mem-fraction-static {fraction}: the KV caches get that share of {free >> 20} MiB of free memory,"
-                f" which is less than a page of {page} tokens on {args.tp_size} ranks; raise it, or free some memory"
-            )
-        tokens = min(tokens, affordable)
+        tokens = min(tokens, _affordable_on_gpu(config) if config.on_gpu else _affordable_on_cpu(config))
     if tokens < page:
         raise WeftError(f"--max-total-tokens {tokens} with --page-size {page}: less than one page; raise it")
     return tokens // page * page
+
+
+def _affordable_on_cpu(config: EngineConfig) -> int:
+    """Tokens for which the KV caches of all ranks stay in their share of the free memory."""
+    args, page = config.args, config.page_size
+    fraction = args.mem_fraction_static or DEFAULT_KV_MEMORY_FRACTION
+    free = free_memory_bytes()
+    bytes_per_token = config.model.kv_bytes_per_token(args.attn_tp_size, args.dtype) * args.tp_size
+    affordable = int(free * fraction) // max(1, bytes_per_token)
+    if affordable < page:
+        raise WeftError(
+            f"--mem-fraction-static {fraction}: the KV caches get that share of {free >> 20} MiB of free memory,"
+            f" which is less than a page of {page} tokens on {args.tp_size} ranks; raise it, or free some memory"
+        )
+    return affordable
+
+
+def _affordable_on_gpu(config: EngineConfig) -> int:
+    """Tokens for which weights, buffers and KV cache together stay in their share of the free memory."""
+    args, page = config.args, config.page_size
+    fraction = args.mem_fraction_static or DEFAULT_GPU_MEMORY_FRACTION
+    free = gpu.free_bytes()
+    others = sum(size for _, name, size in memory_ledger(config) if not name.startswith("kv/"))
+    bytes_per_token = config.model.kv_bytes_per_token(args.attn_tp_size, args.dtype)
+    affordable = (int(free * fraction) - others) // max(1, bytes_per_token)
+    if affordable < page:
+        raise WeftError(
+            f"--mem-fraction-static {fraction}: weights and buffers take {others >> 20} MiB, and that share of"
+            f" {free >> 20} MiB of free GPU memory leaves less than a page of {page} tokens; raise it, lower"
+            " --chunked-prefill-size, or free some memory"
+        )
+    return affordable
 
 
 def _check_model(args: ServerArgs, model: ModelInfo) -> None:

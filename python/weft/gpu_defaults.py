@@ -1,4 +1,4 @@
-"""SGLang's defaults by the memory of a GPU, and those for no GPU or an unknown one."""
+"""Defaults by the memory of a GPU, SGLang's, and those for no GPU or an unknown one."""
 
 import math
 
@@ -11,6 +11,8 @@ _BY_MEMORY: tuple[tuple[float, int, int, int], ...] = (
     (math.inf, 16384, 512, 512),
 )
 _UNKNOWN = (4096, 160, 160)
+# Page tables travel to the GPU with each step: with SGLang's 1 they are as large as the tokens that run.
+PAGE_SIZE = 64
 
 
 def chunked_prefill_size(gpu_memory_mib: int | None) -> int:

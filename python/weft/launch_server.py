@@ -6,8 +6,9 @@ Only config.json is read. The HTTP server is not there yet, so without --dry-run
 import sys
 from collections.abc import Mapping, Sequence
 
+from weft import gpu
 from weft.comm import model_layouts
-from weft.engine import CompiledCore
+from weft.core_config import memory_ledger
 from weft.engine_config import EngineConfig, resolve
 from weft.errors import WeftError
 from weft.flags import Parser
@@ -53,8 +54,9 @@ def describe(config: EngineConfig) -> str:
     """All that is decided before a weight is read."""
     args, model = config.args, config.model
     buckets = config.graph_batch_sizes()
-    ledger = CompiledCore.memory_ledger(config)
-    total, free = sum(size for _, _, size in ledger), free_memory_bytes()
+    ledger = memory_ledger(config)
+    total = sum(size for _, _, size in ledger)
+    free = gpu.free_bytes() if config.on_gpu else free_memory_bytes()
     fits = "" if total <= free else " This does not fit: an Engine would be refused when it takes its memory."
     layouts = "Layouts of the layers:\n\n" + layouts_table(model_layouts(str(model.path), args.parallel))
     if args.enable_layernorm_sp:

@@ -6,14 +6,15 @@ value came from. Flags that are planned are fields like any other: `planned()` n
 """
 
 import argparse
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Literal
 
-from weft import gpu_defaults
-from weft.combinations import COMBINATIONS, DERIVED_COMBINATIONS, RANGES, Refused, first_refused
+from weft import gpu, gpu_defaults
+from weft.combinations import COMBINATIONS, DERIVED_COMBINATIONS, PLANNED, RANGES, Refused, first_refused
 from weft.errors import WeftError
 from weft.flags import Flag, Parser, add_flag, flag, flag_of, unknown_flag_message
 from weft.plan import ParallelConfig
@@ -25,7 +26,7 @@ DEFAULT_RUNNING_WITH_SPECULATION = 48
 DEMO_MODEL = "demo"
 
 _SERVER = "the HTTP server; use weft.Engine or python -m weft.generate, and leave the flag out"
-_GPU = "the CUDA backend; use --device cpu"
+_GPUS = "ranks on several GPUs; choose one by CUDA_VISIBLE_DEVICES, and leave the flag out"
 _NODES = "ranks on several nodes; run all ranks in one process with --tp-size"
 _FP8 = "quantised weights and caches; use an unquantised checkpoint, and leave the flag out"
 _SPECULATION = "speculative decoding; leave the flag out"
@@ -37,7 +38,7 @@ _PD = "separate servers for prefill and decode; run both in one Engine"
 class ServerArgs:
     """How to run a model. Fields are SGLang's; None means "not given" until it is derived.
 
-    gpu_memory_mib: derive defaults as for GPUs of that memory; None: as where it is not known.
+    gpu_memory_mib: derive defaults as for GPUs of that memory; None: as for this machine's, unless device is "cpu".
 
     Raises:
         WeftError: a value, or a combination of values, is refused. The message names the flags, the values and the
@@ -92,14 +93,14 @@ class ServerArgs:
     device: str | None = flag(
         None,
         "--device",
-        help="cpu: ranks are threads of this machine",
+        help="cuda: the first GPU that CUDA shows; cpu: ranks are threads of this machine; by default cuda where weft"
+        " was built for it and there is a GPU",
+        unset="detected",
         choices=("cpu", "cuda"),
         lacks="xpu hpu npu musa mps tpu",
-        planned=_GPU,
-        planned_values=("cuda",),
     )
-    base_gpu_id: int = flag(0, "--base-gpu-id", help="the first GPU", kind=int, planned=_GPU)
-    gpu_id_step: int = flag(1, "--gpu-id-step", help="from one GPU to the next", kind=int, planned=_GPU)
+    base_gpu_id: int = flag(0, "--base-gpu-id", help="the first GPU", kind=int, planned=_GPUS)
+    gpu_id_step: int = flag(1, "--gpu-id-step", help="from one GPU to the next", kind=int, planned=_GPUS)
     random_seed: int | None = flag(None, "--random-seed", help="of sampling without a sampling_seed", kind=int)
     watchdog_timeout: float = flag(
         300.0, "--watchdog-timeout", help="seconds that a rank waits for another before all stop", kind=float
@@ -228,9 +229,14 @@ class ServerArgs:
         kind=int,
         human=True,
     )
-    page_size: int | None = flag(None, "--page-size", help="tokens of a KV page (1 by default)", kind=int)
+    page_size: int | None = flag(
+        None, "--page-size", help="tokens of a KV page (1 by default; on a GPU 64, or what divides the chunk)", kind=int
+    )
     max_running_requests: int | None = flag(
-        None, "--max-running-requests", help="over all DP ranks; 128 a DP rank by default", kind=int
+        None,
+        "--max-running-requests",
+        help="over all DP ranks; by default 128 a DP rank, on a GPU at least the largest batch of a graph",
+        kind=int,
     )
     max_queued_requests: int | None = flag(
         None,
@@ -246,7 +252,8 @@ class ServerArgs:
     mem_fraction_static: float | None = flag(
         None,
         "--mem-fraction-static",
-        help="share of the free memory that the KV caches of all ranks may take (0.25 on the CPU)",
+        help="on the CPU the share of the free memory that the KV caches of all ranks may take (0.25); on a GPU the"
+        " share of its free memory for weights, buffers and KV cache together (0.9)",
         kind=float,
     )
     schedule_policy: str = flag(
@@ -419,6 +426,8 @@ class ServerArgs:
             self._check_type(name, with_lacking)
         self._refuse(RANGES, given)
         self._refuse(COMBINATIONS, given)
+        if gpu_memory_mib is None and self.device != "cpu":
+            gpu_memory_mib = gpu.memory_mib()
         derived = self._derive(gpu_memory_mib, given)
         origins: dict[str, Origin] = dict.fromkeys(_FLAG_FIELDS, "default")
         origins |= dict.fromkeys(given, "user")
@@ -515,14 +524,15 @@ class ServerArgs:
 
     def planned(self) -> list[str]:
         """Why nothing runs with these arguments yet: a line for each flag that is planned; none if they work."""
-        return [
-            f"{spec.show(value)} is planned, and not in this version: it needs {spec.planned}"
+        needs = [
+            (spec.show(value), spec.planned)
             for name, spec in _FLAGS.items()
-            # A GPU that was found is as planned as one that was asked for.
-            if (name in self.user_values or name == "device")
+            if name in self.user_values
             and getattr(self, name) not in spec.lacks
             and spec.is_planned(value := getattr(self, name), _FLAG_FIELDS[name].default)
         ]
+        needs += [(self._show(entry.names), f"{entry.why}; {entry.fix}") for entry in PLANNED if entry.when(self)]
+        return [f"{what} is planned, and not in this version: it needs {need}" for what, need in needs]
 
     def refuse_if(self, refused: Sequence[str]) -> None:
         """Raise WeftError if there are reasons; it also names what is planned."""
@@ -564,13 +574,15 @@ class ServerArgs:
             derived["device"] = "cpu" if gpu_memory_mib is None else "cuda"
         if self.random_seed is None:
             derived["random_seed"] = secrets.randbelow(1 << 30)
-        if self.page_size is None:
-            derived["page_size"] = 1
         chunk = self.chunked_prefill_size
         if chunk is None:
             chunk = gpu_defaults.chunked_prefill_size(gpu_memory_mib)
         chunk = chunk // self.attn_dp_size if chunk > 0 else chunk
         derived["chunked_prefill_size"] = chunk
+        device = self.device or derived["device"]
+        if self.page_size is None:
+            # A chunk is whole pages.
+            derived["page_size"] = math.gcd(gpu_defaults.PAGE_SIZE, max(0, chunk)) if device == "cuda" else 1
         if "max_prefill_tokens" not in given:
             derived["max_prefill_tokens"] = max(self.max_prefill_tokens, chunk)
         if self.moe_a2a_backend != "none":
@@ -598,8 +610,10 @@ class ServerArgs:
     def _refuse(self, table: Sequence[Refused], given: frozenset[str]) -> None:
         entry = first_refused(table, self, given)
         if entry is not None:
-            shown = " with ".join(_FLAGS[name].show(getattr(self, name)) for name in entry.names)
-            raise WeftError(f"{shown}: {entry.why}; {entry.fix}")
+            raise WeftError(f"{self._show(entry.names)}: {entry.why}; {entry.fix}")
+
+    def _show(self, names: Sequence[str]) -> str:
+        return " with ".join(_FLAGS[name].show(getattr(self, name)) for name in names)
 
     def _check_type(self, name: str, with_lacking: bool) -> None:
         spec, value = _FLAGS[name], getattr(self, name)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weft import _weft
-from weft.engine import CompiledCore
+from weft.core_config import runtime_config
 from weft.engine_config import EngineConfig, resolve
 from weft.errors import WeftError
 from weft.flags import Parser
@@ -105,6 +105,8 @@ def main(argv: Sequence[str]) -> int:
         if given != options.ranks:
             raise WeftError(f"--ranks {options.ranks} with --tp-size {given}: they are the same ranks; give only one")
         options.tp_size = options.ranks
+    if not hasattr(options, "device"):
+        options.device = "cpu"  # virtual ranks run nowhere
     with tempfile.TemporaryDirectory() as folder:
         if not hasattr(options, "model_path"):
             options.model_path = folder
@@ -139,7 +141,7 @@ def simulate(
     """
     longest = config.context_length // 4
     return _weft.simulate(
-        CompiledCore.runtime_config(config),
+        runtime_config(config),
         num_steps=num_steps,
         max_prompt=longest,
         max_new_tokens=longest,

@@ -127,6 +127,19 @@ std::vector<CudaGpu> cuda_gpus() {
   return gpus;
 }
 
+size_t cuda_total_bytes(int ordinal) {
+  cudaDeviceProp properties{};
+  cuda::check_cuda(cudaGetDeviceProperties(&properties, ordinal), "cudaGetDeviceProperties");
+  return properties.totalGlobalMem;
+}
+
+size_t cuda_free_bytes(int ordinal) {
+  size_t free_bytes = 0, total_bytes = 0;
+  cuda::check_cuda(cudaSetDevice(ordinal), "cudaSetDevice");
+  cuda::check_cuda(cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo");
+  return free_bytes;
+}
+
 bool cuda_is_emulated() {
 #if WEFT_CUDA_EMULATED
   return true;
