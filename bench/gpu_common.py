@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from weft import gpu
 HBM_BYTES_PER_S = 4.2e12  # of an H200, measured: what the floors are taken from
 BF16 = 2
 CONTEXT = 4096
+PEERS = ("vllm", "sglang", "at_least", "goal")  # vLLM 0.26.0, SGLang 0.5.17, and what weft is to reach
 Prompts = list[list[int]]
 
 _QWEN3 = {
@@ -32,11 +34,11 @@ _QWEN3 = {
 
 @dataclass(frozen=True)
 class Shape:
-    """A model's config.json, and the figures that section 0.4 of the reference measurements has of it."""
+    """A model's config.json, and what was measured of it on one H200."""
 
     title: str
     config: dict[str, Any]
-    # By batch, ms a decode step: vLLM 0.26.0, SGLang 0.5.17 (both measured on one H200), at least, goal.
+    # By batch, ms a decode step of PEERS.
     decode_ms: dict[int, tuple[float, float, float, float]] = field(default_factory=dict)
 
     @property
@@ -297,13 +299,36 @@ def check(shape: Shape, directory: str) -> float:
     return worst
 
 
-def print_table(columns: Sequence[tuple[str, str]], rows: Sequence[dict[str, Any]]) -> None:
-    """columns: (key, format); a value of None is a blank."""
-    cells = [[format(row[key], form) if row.get(key) is not None else "-" for key, form in columns] for row in rows]
-    header = [key for key, _ in columns]
-    widths = [max(len(line[i]) for line in [header, *cells]) for i in range(len(header))]
-    for line in [header, *cells]:
-        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+def print_about(about: dict[str, str], rounds: int, errors: dict[str, float]) -> None:
+    """The lines above a table."""
+    checked = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
+    print(f"{about['card']}, commit {about['commit']}, medians of {rounds} rounds")
+    print(f"largest error of a log-probability against the CPU, in bf16: {checked}\n" if errors else "", flush=True)
+
+
+def check_all(names: Sequence[str]) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as directory:
+        return {name: check(SHAPES[name], directory) for name in names}
+
+
+class Table:
+    """Prints rows as they come, under one header; with `json` it prints nothing, and keeps them."""
+
+    def __init__(self, columns: Sequence[tuple[str, str]], json: bool = False) -> None:
+        """columns: (key, format). A key that a row lacks is a blank."""
+        self._columns, self._json = columns, json
+        self._widths = [18 if form == "s" else max(8, len(key)) for key, form in columns]
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        if not self.rows:
+            self._print([key for key, _ in self._columns])
+        self.rows.append(row)
+        self._print([format(row[key], form) if key in row else "-" for key, form in self._columns])
+
+    def _print(self, cells: Sequence[str]) -> None:
+        if not self._json:
+            print("  ".join(cell.rjust(width) for cell, width in zip(cells, self._widths, strict=True)), flush=True)
 
 
 def profile(engine: weft.Engine, prompts: Prompts, top: int = 12) -> None:
@@ -316,8 +341,6 @@ def profile(engine: weft.Engine, prompts: Prompts, top: int = 12) -> None:
     for _, _, name, start, end, _ in engine.timeline():
         count, total = spans.get(name, (0, 0.0))
         spans[name] = (count + 1, total + end - start)
-    rows = [
-        {"op": name, "count": count, "us": total, "us_each": total / count}
-        for name, (count, total) in sorted(spans.items(), key=lambda item: -item[1][1])[:top]
-    ]
-    print_table((("op", "s"), ("count", "d"), ("us", ".1f"), ("us_each", ".2f")), rows)
+    table = Table((("op", "s"), ("count", "d"), ("us", ".1f"), ("us_each", ".2f")))
+    for name, (count, total) in sorted(spans.items(), key=lambda item: -item[1][1])[:top]:
+        table.add({"op": name, "count": count, "us": total, "us_each": total / count})

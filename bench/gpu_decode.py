@@ -18,20 +18,23 @@ must give the CPU's log-probabilities. All requests of a batch start together an
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import tempfile
 
 from gpu_common import (
     CONTEXT,
+    PEERS,
     SHAPES,
+    Table,
     ask,
-    check,
+    check_all,
     machine,
     make_engine,
     make_prompts,
     need_gpu,
-    print_table,
+    print_about,
     profile,
     write_config,
 )
@@ -68,44 +71,36 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     need_gpu("gpu_decode")
-    about = machine()
-    rows = []
-    errors = {}
+    about, errors = machine(), check_all(options.model)
+    if not options.json:
+        print_about(about, options.rounds, errors)
+    columns = [("model", "s"), ("kv", "d"), ("batch", "d"), ("weft_ms", ".3f"), ("spread", ".1%"), ("floor_ms", ".3f")]
+    columns += [("fraction", ".0%"), ("tok/s", ",.0f")]
+    table = Table([*columns, *((name, ".3f") for name in PEERS)], options.json)
     for name in options.model:
         shape = SHAPES[name]
         vocab = int(shape.config["vocab_size"])
+        loads = list(itertools.product(options.kv, options.batch))
         with tempfile.TemporaryDirectory() as directory:
-            errors[name] = check(shape, directory)
             write_config(shape, directory)
             with make_engine(directory, max(options.batch)) as engine:
-                for kv in options.kv:
-                    for batch in options.batch:
-                        if batch * (prompt_length(kv) + OUTPUT) > engine.config.max_total_tokens:
-                            continue  # they would not all run at once
-                        step, spread = measure(engine, batch, kv, vocab, options.rounds)
-                        mean_kv = prompt_length(kv) + OUTPUT / 2
-                        row = {"model": shape.title, "kv": kv, "batch": batch, "weft_ms": step, "spread": spread}
-                        row["floor_ms"] = shape.decode_floor_ms(batch, mean_kv)
-                        row["fraction"] = row["floor_ms"] / step
-                        row["tok/s"] = batch / step * 1e3
-                        if kv == LOAD and batch in shape.decode_ms:
-                            row |= dict(
-                                zip(("vllm", "sglang", "at_least", "goal"), shape.decode_ms[batch], strict=True)
-                            )
-                        rows.append(row)
-                        if options.profile:
-                            prompts = make_prompts(batch, prompt_length(kv), vocab)
-                            print(f"\n{shape.title}, batch {batch}, kv {kv}: one step, op by op")
-                            profile(engine, prompts)
+                # Those that would not all run at once are left out.
+                room = engine.config.max_total_tokens
+                loads = [(kv, batch) for kv, batch in loads if batch * (prompt_length(kv) + OUTPUT) <= room]
+                for kv, batch in loads:
+                    step, spread = measure(engine, batch, kv, vocab, options.rounds)
+                    row = {"model": shape.title, "kv": kv, "batch": batch, "weft_ms": step, "spread": spread}
+                    row["floor_ms"] = shape.decode_floor_ms(batch, prompt_length(kv) + OUTPUT / 2)
+                    row["fraction"] = row["floor_ms"] / step
+                    row["tok/s"] = batch / step * 1e3
+                    if kv == LOAD and batch in shape.decode_ms:
+                        row |= dict(zip(PEERS, shape.decode_ms[batch], strict=True))
+                    table.add(row)
+                for kv, batch in loads if options.profile else ():
+                    print(f"\n{shape.title}, batch {batch}, kv {kv}: one step, op by op")
+                    profile(engine, make_prompts(batch, prompt_length(kv), vocab))
     if options.json:
-        print(json.dumps(about | {"max_err": errors, "rows": rows}))
-        return
-    print(f"\n{about['card']}, commit {about['commit']}, {options.rounds} rounds")
-    print("max_err against the CPU: " + ", ".join(f"{name} {error:.1e}" for name, error in errors.items()) + "\n")
-    columns = [("model", "s"), ("kv", "d"), ("batch", "d"), ("weft_ms", ".3f"), ("spread", ".1%"), ("floor_ms", ".3f")]
-    columns += [("fraction", ".0%"), ("tok/s", ",.0f")]
-    columns += [(name, ".3f") for name in ("vllm", "sglang", "at_least", "goal")]
-    print_table(columns, rows)
+        print(json.dumps(about | {"max_err": errors, "rows": table.rows}))
 
 
 if __name__ == "__main__":
