@@ -45,8 +45,7 @@ void Boundary::add_norm(Stream& stream, const TensorView& h, const TensorView& r
     ops::add_rms_norm(stream, {.out = h, .residual = residual, .x = x, .weight = norm, .eps = eps_});
     return;
   }
-  ops::cast(stream, {.out = residual, .x = x});
-  ops::rms_norm(stream, {.out = h, .x = x, .weight = norm, .eps = eps_});
+  ops::rms_norm(stream, {.out = h, .x = x, .weight = norm, .residual = residual, .eps = eps_});
   has_residual_ = true;
 }
 

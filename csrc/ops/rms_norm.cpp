@@ -1,6 +1,7 @@
 #include "ops/rms_norm.h"
 
 #include "base/error.h"
+#include "ops/accesses.h"
 #include "ops/backend.h"
 #include "ops/checks.h"
 #include "ops/cpu/kernels.h"
@@ -14,19 +15,23 @@ void rms_norm(Stream& stream, const RmsNormArgs& args) {
              args.x.defined() ? args.x.describe() : "undefined");
   check_compute_dtype(kOp, "x", args.x);
   check_dense_rows(kOp, "x", args.x);
-  if (args.x.rank == 2) {
-    check_shape(kOp, "out", args.out, {args.x.shape[0], args.x.shape[1]});
-  } else {
-    check_shape(kOp, "out", args.out, {args.x.shape[0], args.x.shape[1], args.x.shape[2]});
-  }
-  check_dtype(kOp, "out", args.out, args.x.dtype);
-  check_writable_rows(kOp, "out", args.out);
+  const auto check_output = [&](const char* name, const TensorView& view) {
+    if (args.x.rank == 2) {
+      check_shape(kOp, name, view, {args.x.shape[0], args.x.shape[1]});
+    } else {
+      check_shape(kOp, name, view, {args.x.shape[0], args.x.shape[1], args.x.shape[2]});
+    }
+    check_dtype(kOp, name, view, args.x.dtype);
+    check_writable_rows(kOp, name, view);
+  };
+  check_output("out", args.out);
+  if (args.residual.defined()) check_output("residual", args.residual);
   check_shape(kOp, "weight", args.weight, {args.x.shape[args.x.rank - 1]});
   check_dtype(kOp, "weight", args.weight, args.x.dtype);
   check_dense_rows(kOp, "weight", args.weight);
   if (args.x.numel() == 0) return;
   stream.launch(kOp, WEFT_KERNEL(stream, rms_norm), args,
-                {device::write(args.out), device::read(args.x), device::read(args.weight)});
+                Accesses().write(args.out).write(args.residual).read(args.x).read(args.weight).list());
 }
 
 void add_rms_norm(Stream& stream, const AddRmsNormArgs& args) {

@@ -43,6 +43,15 @@ __global__ void cast_kernel(OpSite site, RowView out, RowView x, int64_t packs) 
   out.pack<Out, kPack>(blockIdx.x, i) = to;
 }
 
+/// Accurate enough to round to T.
+template <class T>
+__device__ float silu(float x) {
+#if !WEFT_CUDA_EMULATED
+  if constexpr (sizeof(T) == 2) return __fdividef(x, 1.0F + __expf(-x));
+#endif
+  return x / (1.0F + expf(-x));
+}
+
 constexpr char kBadCount[] = "silu_mul: num_rows[{}]={} is outside gate_up = [.., {}, ..]";
 
 // Rows of a group that do not exist leave at once: only memory knows how many do.
@@ -64,8 +73,7 @@ __global__ void silu_mul_kernel(OpSite site, const char* bad_count, RowView out,
   Pack<T, kPack> product;
 #pragma unroll
   for (int j = 0; j < kPack; ++j) {
-    const float g = to_float(gate.at[j]);
-    product.at[j] = from_float<T>(g / (1.0F + expf(-g)) * to_float(up.at[j]));
+    product.at[j] = from_float<T>(silu<T>(to_float(gate.at[j])) * to_float(up.at[j]));
   }
   out.pack<T, kPack>(blockIdx.x, i) = product;
 }

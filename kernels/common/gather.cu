@@ -1,4 +1,4 @@
-// embedding, gather_rows and kv_write: rows of bytes, one block a row.
+// embedding and gather_rows: rows of bytes, one block a row.
 #include "kernels/common/launch.cuh"
 #include "kernels/common/row_copy.cuh"
 #include "kernels/common/types.cuh"
@@ -39,18 +39,6 @@ __global__ void gather_rows_kernel(OpSite site, const char* bad_index, RowCopy c
   if (!good && threadIdx.x == 0) fail(site, bad_index, blockIdx.x, index, c.limit);
   copy_row<kWidth>(c.out + blockIdx.x * c.out_stride, good && index >= 0 ? c.x + index * c.x_stride : nullptr,
                    c.num_bytes);
-}
-
-constexpr char kBadSlot[] = "kv_write: slots[{}]={} is outside cache = [{}, ..]";
-
-template <int kWidth>
-__global__ void kv_write_kernel(OpSite site, const char* bad_slot, RowCopy c) {
-  let_next_start();
-  wait_for_inputs(site);
-  const int64_t slot = c.index[blockIdx.x];
-  if ((slot < -1 || slot >= c.limit) && threadIdx.x == 0) fail(site, bad_slot, blockIdx.x, slot, c.limit);
-  if (slot < 0 || slot >= c.limit) return;
-  copy_row<kWidth>(c.out + slot * c.out_stride, c.x + blockIdx.x * c.x_stride, c.num_bytes);
 }
 
 int width_of(const RowCopy& c) {
@@ -102,24 +90,6 @@ void gather_rows(const GatherRowsArgs& args, ExecContext& context) {
     launch<&gather_rows_kernel<decltype(w)::value>>(cuda_context(context),
                                                     copy_shape(args.indices.shape[0], c, width),
                                                     cuda_context(context).site, kBadIndex, c);
-  });
-}
-
-void kv_write(const KvWriteArgs& args, ExecContext& context) {
-  const auto element = static_cast<int64_t>(dtype_size(args.src.dtype));
-  const RowCopy c{.out = args.cache.as<std::byte>() + args.column * element,
-                  .x = args.src.as<std::byte>(),
-                  .index = args.slots.as<int32_t>(),
-                  .out_stride = args.cache.stride[0] * element,
-                  .x_stride = args.src.stride[0] * element,
-                  .num_bytes = args.src.shape[1] * element,
-                  .limit = args.cache.shape[0],
-                  .first = 0};
-  const int width = width_of(c);
-  visit_width(width, [&](auto w) {
-    launch<&kv_write_kernel<decltype(w)::value>>(cuda_context(context),
-                                                 copy_shape(args.src.shape[0], c, width),
-                                                 cuda_context(context).site, kBadSlot, c);
   });
 }
 

@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
-/// Rows as bytes: what embedding, gather_rows, kv_write and moe_permute move.
+/// Rows as bytes: what embedding, gather_rows and moe_permute move.
 namespace weft::kernels {
 
 /// The widest access, of 16, 8, 4, 2 or 1 bytes, that fits addresses and lengths which are all multiples of

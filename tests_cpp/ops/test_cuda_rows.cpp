@@ -4,10 +4,9 @@
 
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
-#include "ops/kv_write.h"
 #include "ops/localize.h"
 #include "ops/rms_norm.h"
-#include "ops/rope.h"
+#include "ops/rope_write.h"
 #include "ops/token_feed.h"
 #include "support/twin_ops.h"
 
@@ -24,7 +23,8 @@ struct Width {
   int64_t columns;
   int64_t gap;
 };
-constexpr Width kWidths[] = {{1, 0}, {7, 3}, {8, 8}, {64, 0}, {200, 1}, {256, 16}, {2048, 0}, {3001, 2}};
+constexpr Width kWidths[] = {{1, 0},    {7, 3},    {8, 8},    {64, 0},   {200, 1},
+                             {256, 16}, {2048, 0}, {3001, 2}, {7168, 0}, {16512, 0}};
 
 double relative(DType dtype) { return 2 * unit_roundoff(dtype) + 1e-6; }
 
@@ -91,6 +91,15 @@ TEST_F(CudaRowsTest, NormsMatch) {
         relative(dtype), 1e-6);
     expect_twins(
         [&](Side& s) {
+          ops::rms_norm(s.stream(), {.out = s.out(out),
+                                     .x = s.in(x),
+                                     .weight = s.in(weight),
+                                     .residual = s.out(residual),
+                                     .eps = 1e-5F});
+        },
+        relative(dtype), 1e-6);
+    expect_twins(
+        [&](Side& s) {
           ops::add_rms_norm(s.stream(), {.out = s.out(out),
                                          .residual = s.out(residual),
                                          .x = s.in(x),
@@ -127,34 +136,112 @@ TEST_F(CudaRowsTest, ANormOfARowDependsOnNothingButItself) {
   for (int64_t c = 0; c < 2560; ++c) EXPECT_EQ(one.bits(20 * 2560 + c), all.bits(20 * 2560 + c)) << c;
 }
 
-TEST_F(CudaRowsTest, RopeMatchesInBothOrdersOfPairs) {
+struct RopeCase {
+  int64_t dim, gap;
+  bool interleaved;
+};
+// Heads that lanes share in packs, of every number of lanes; and such as go element by element.
+constexpr RopeCase kRopeCases[] = {{2, 0, false},   {64, 0, true},   {64, 8, false},
+                                   {96, 0, false},  {128, 0, false}, {128, 0, true},
+                                   {128, 3, false}, {130, 0, true},  {256, 0, false}};
+
+TEST_F(CudaRowsTest, HeadsAreNormedRotatedAndWritten) {
+  const auto positions = HostTensor(DType::kI32, {5}).fill_from({0, 7, -1, 3, 1});
+  const auto slots = HostTensor(DType::kI32, {5}).fill_from({8, 0, 3, -1, 2});
   for (const DType dtype : kDTypes) {
-    for (const bool interleaved : {false, true}) {
-      for (const int64_t dim : {2, 64, 130}) {
-        auto q = HostTensor(dtype, {5, 3, dim}, {4 * dim + 2, dim, 1}).fill_normal(11);
-        auto k = HostTensor(dtype, {5, 1, dim}).fill_normal(12);
-        const auto positions = HostTensor(DType::kI32, {5}).fill_from({0, 7, -1, 3, 1});
-        const auto table = HostTensor(DType::kF32, {8, dim}).fill_normal(13);
+    for (const RopeCase& c : kRopeCases) {
+      for (const bool with_norm : {false, true}) {
+        SCOPED_TRACE(std::string(dtype_name(dtype)) + " dim=" + std::to_string(c.dim) +
+                     " gap=" + std::to_string(c.gap) + (c.interleaved ? " interleaved" : "") +
+                     (with_norm ? " norm" : ""));
+        const int64_t stride = 9 * c.dim + c.gap;
+        const auto q = HostTensor(dtype, {5, 5, c.dim}, {stride, c.dim, 1}).fill_normal(11);
+        const auto k = HostTensor(dtype, {5, 2, c.dim}, {stride, c.dim, 1}).fill_normal(12);
+        const auto v = HostTensor(dtype, {5, 2, c.dim}).fill_normal(13);
+        const auto weight = HostTensor(dtype, {c.dim}).fill_normal(14);
+        const auto table = HostTensor(DType::kF32, {8, c.dim}).fill_normal(15);
+        const HostTensor cache(dtype, {9, 2, c.dim});
+        // A norm's rounding goes either way, and a rotation mixes two of its results.
         expect_twins(
             [&](Side& s) {
-              ops::rope(s.stream(), {.q = s.out(q),
-                                     .k = s.out(k),
-                                     .positions = s.in(positions),
-                                     .cos_sin = s.in(table),
-                                     .interleaved = interleaved});
+              const TensorView norm = with_norm ? s.in(weight) : TensorView{};
+              ops::qk_norm_rope_write(s.stream(), {.q = s.out(q),
+                                                   .k = s.in(k),
+                                                   .v = s.in(v),
+                                                   .q_norm = norm,
+                                                   .k_norm = norm,
+                                                   .k_cache = s.out(cache),
+                                                   .v_cache = s.out(cache),
+                                                   .positions = s.in(positions),
+                                                   .slots = s.in(slots),
+                                                   .cos_sin = s.in(table),
+                                                   .eps = 1e-5F,
+                                                   .interleaved = c.interleaved});
             },
-            unit_roundoff(dtype), 1e-7);
+            relative(dtype), with_norm ? 40 * unit_roundoff(dtype) : 1e-7);
       }
     }
   }
-  const auto q = HostTensor(DType::kF32, {1, 1, 2}).fill_normal(1);
-  const auto positions = HostTensor(DType::kI32, {1}).fill(8);
+}
+
+TEST_F(CudaRowsTest, LatentsAreNormedAndTheSharedKeyIsRotated) {
+  const auto positions = HostTensor(DType::kI32, {5}).fill_from({0, 7, -1, 3, 1});
+  const auto slots = HostTensor(DType::kI32, {5}).fill_from({8, 0, 3, -1, 2});
+  for (const DType dtype : kDTypes) {
+    for (const RopeCase& c : kRopeCases) {
+      for (const int64_t rank : {5, 512, 1536}) {
+        SCOPED_TRACE(std::string(dtype_name(dtype)) + " dim=" + std::to_string(c.dim) +
+                     " rank=" + std::to_string(rank) + (c.interleaved ? " interleaved" : ""));
+        // The rope columns behind the others of each head.
+        const auto q =
+            HostTensor(dtype, {5, 40, c.dim}, {40 * (c.dim + c.gap), c.dim + c.gap, 1}).fill_normal(11);
+        const auto latents = HostTensor(dtype, {5, rank + c.dim}, {rank + c.dim + c.gap, 1}).fill_normal(12);
+        const auto weight = HostTensor(dtype, {rank}).fill_normal(14);
+        const auto table = HostTensor(DType::kF32, {8, c.dim}).fill_normal(15);
+        const HostTensor cache(dtype, {9, rank + c.dim});
+        expect_twins(
+            [&](Side& s) {
+              ops::mla_norm_rope_write(s.stream(), {.q_rope = s.out(q),
+                                                    .latents = s.in(latents),
+                                                    .kv_norm = s.in(weight),
+                                                    .cache = s.out(cache),
+                                                    .positions = s.in(positions),
+                                                    .slots = s.in(slots),
+                                                    .cos_sin = s.in(table),
+                                                    .eps = 1e-5F,
+                                                    .interleaved = c.interleaved});
+            },
+            relative(dtype), 1e-6);
+      }
+    }
+  }
+}
+
+TEST_F(CudaRowsTest, PositionsAndSlotsOutsideAreFailures) {
+  const auto x = HostTensor(DType::kF32, {2, 1, 2}).fill_normal(1);
   const auto table = HostTensor(DType::kF32, {8, 2}).fill_normal(2);
-  EXPECT_THAT(cuda_failure([&](Side& s) {
-                ops::rope(s.stream(),
-                          {.q = s.in(q), .k = s.in(q), .positions = s.in(positions), .cos_sin = s.in(table)});
-              }),
-              HasSubstr("cuda:test compute op 'rope': rope: positions[0]=8 is outside cos_sin = [8, ..]"));
+  const auto index = [](double a, double b) { return HostTensor(DType::kI32, {2}).fill_from({a, b}); };
+  const auto failure = [&](const HostTensor& positions, const HostTensor& slots) {
+    return cuda_failure([&](Side& s) {
+      ops::qk_norm_rope_write(s.stream(), {.q = s.in(x),
+                                           .k = s.in(x),
+                                           .v = s.in(x),
+                                           .q_norm = {},
+                                           .k_norm = {},
+                                           .k_cache = s.in(x),
+                                           .v_cache = s.in(x),
+                                           .positions = s.in(positions),
+                                           .slots = s.in(slots),
+                                           .cos_sin = s.in(table)});
+    });
+  };
+  EXPECT_EQ(failure(index(7, -1), index(1, -1)), "");
+  EXPECT_THAT(
+      failure(index(0, 8), index(1, 0)),
+      HasSubstr("cuda:test compute op 'qk_norm_rope_write': qk_norm_rope_write: positions[1]=8 is outside "
+                "cos_sin = [8, ..]"));
+  EXPECT_THAT(failure(index(0, 1), index(1, 2)),
+              HasSubstr("qk_norm_rope_write: slots[1]=2 is outside the cache = [2, ..]"));
 }
 
 TEST_F(CudaRowsTest, RowsAreMovedByIndex) {
@@ -170,16 +257,6 @@ TEST_F(CudaRowsTest, RowsAreMovedByIndex) {
     expect_same_bits([&](Side& s) {
       ops::gather_rows(s.stream(), {.out = s.out(out), .x = s.in(table), .indices = s.in(indices)});
     });
-    auto cache = rows_of(dtype, 9, {w.columns + 4, w.gap}, 17);
-    auto slots = HostTensor(DType::kI32, {rows});
-    for (int64_t r = 0; r < rows; ++r) slots.set(r, r == 2 ? -1 : static_cast<double>(8 - r));
-    const auto src = rows_of(dtype, rows, w, 18);
-    for (const int64_t column : {0, 3}) {
-      expect_same_bits([&](Side& s) {
-        ops::kv_write(s.stream(),
-                      {.cache = s.out(cache), .src = s.in(src), .slots = s.in(slots), .column = column});
-      });
-    }
   });
 }
 
@@ -190,10 +267,6 @@ TEST_F(CudaRowsTest, IndicesOutsideAreFailures) {
                 ops::gather_rows(s.stream(), {.out = s.in(x), .x = s.in(x), .indices = s.in(index)});
               }),
               HasSubstr("gather_rows: indices[1]=4"));
-  EXPECT_THAT(cuda_failure([&](Side& s) {
-                ops::kv_write(s.stream(), {.cache = s.in(x), .src = s.in(x), .slots = s.in(index)});
-              }),
-              HasSubstr("kv_write: slots[1]=4"));
   const std::vector<int32_t> counts = {5};
   const auto gate_up = HostTensor(DType::kBF16, {4, 16}).fill_normal(2);
   EXPECT_THAT(cuda_failure([&](Side& s) {

@@ -2,9 +2,7 @@
 #include "model/layers/attention.h"
 #include "ops/attention.h"
 #include "ops/gemm.h"
-#include "ops/kv_write.h"
-#include "ops/rms_norm.h"
-#include "ops/rope.h"
+#include "ops/rope_write.h"
 
 namespace weft::model {
 namespace {
@@ -59,20 +57,21 @@ class GqaAttention final : public Attention {
     const auto qkv = qkv_view(c);
     ops::gemm(*c.stream,
               {.out = qkv, .a = c.x, .w = weights_.view(qkv_), .bias = bias_view(weights_, qkv_bias_)});
-    const auto q = query(c);
-    const auto k =
-        qkv.columns(q_heads_ * head_dim_, kv_heads_ * head_dim_).reshape({rows, kv_heads_, head_dim_});
-    const auto v = qkv.columns((q_heads_ + kv_heads_) * head_dim_, kv_heads_ * head_dim_);
-    ops::rms_norm(*c.stream, {.out = q, .x = q, .weight = weights_.view(q_norm_), .eps = eps_});
-    ops::rms_norm(*c.stream, {.out = k, .x = k, .weight = weights_.view(k_norm_), .eps = eps_});
-    ops::rope(*c.stream,
-              {.q = q, .k = k, .positions = c.positions, .cos_sin = c.cos_sin, .interleaved = interleaved_});
-    const int64_t slots = c.kv.k.shape[0];
-    const int64_t width = kv_heads_ * head_dim_;
-    ops::kv_write(*c.stream, {.cache = c.kv.k.reshape({slots, width}),
-                              .src = qkv.columns(q_heads_ * head_dim_, width),
-                              .slots = c.slots});
-    ops::kv_write(*c.stream, {.cache = c.kv.v.reshape({slots, width}), .src = v, .slots = c.slots});
+    const auto heads = [&](int64_t first) {
+      return qkv.columns(first * head_dim_, kv_heads_ * head_dim_).reshape({rows, kv_heads_, head_dim_});
+    };
+    ops::qk_norm_rope_write(*c.stream, {.q = query(c),
+                                        .k = heads(q_heads_),
+                                        .v = heads(q_heads_ + kv_heads_),
+                                        .q_norm = weights_.view(q_norm_),
+                                        .k_norm = weights_.view(k_norm_),
+                                        .k_cache = c.kv.k,
+                                        .v_cache = c.kv.v,
+                                        .positions = c.positions,
+                                        .slots = c.slots,
+                                        .cos_sin = c.cos_sin,
+                                        .eps = eps_,
+                                        .interleaved = interleaved_});
   }
 
   void core(const AttentionContext& c) const override {

@@ -2,9 +2,8 @@
 #include "model/layers/attention.h"
 #include "ops/attention.h"
 #include "ops/gemm.h"
-#include "ops/kv_write.h"
 #include "ops/rms_norm.h"
-#include "ops/rope.h"
+#include "ops/rope_write.h"
 
 namespace weft::model {
 namespace {
@@ -90,8 +89,6 @@ class MlaAttention final : public Attention {
     const auto kv = out.columns(mla_.q_lora_rank, kv_width());
     ops::gemm(*c.stream,
               {.out = kv, .a = x, .w = weights_.view(kv_a_), .bias = bias_view(weights_, kv_a_bias_)});
-    const auto latent = kv.columns(0, mla_.kv_lora_rank);
-    ops::rms_norm(*c.stream, {.out = latent, .x = latent, .weight = weights_.view(kv_norm_), .eps = eps_});
   }
 
   void prepare(const AttentionContext& c) const override {
@@ -103,15 +100,15 @@ class MlaAttention final : public Attention {
                           .a = q_a_.defined() ? all_latents.columns(0, mla_.q_lora_rank) : c.x,
                           .w = weights_.view(q_b_),
                           .bias = {}});
-    const auto kv = all_latents.columns(mla_.q_lora_rank, kv_width());
-    const auto k_rope =
-        kv.columns(mla_.kv_lora_rank, mla_.qk_rope_head_dim).reshape({rows, 1, mla_.qk_rope_head_dim});
-    ops::rope(*c.stream, {.q = q.columns(mla_.qk_nope_head_dim, mla_.qk_rope_head_dim),
-                          .k = k_rope,
-                          .positions = c.positions,
-                          .cos_sin = c.cos_sin,
-                          .interleaved = interleaved_});
-    ops::kv_write(*c.stream, {.cache = c.kv.latent, .src = kv, .slots = c.slots});
+    ops::mla_norm_rope_write(*c.stream, {.q_rope = q.columns(mla_.qk_nope_head_dim, mla_.qk_rope_head_dim),
+                                         .latents = all_latents.columns(mla_.q_lora_rank, kv_width()),
+                                         .kv_norm = weights_.view(kv_norm_),
+                                         .cache = c.kv.latent,
+                                         .positions = c.positions,
+                                         .slots = c.slots,
+                                         .cos_sin = c.cos_sin,
+                                         .eps = eps_,
+                                         .interleaved = interleaved_});
   }
 
   void core(const AttentionContext& c) const override {

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "ops/cpu/kernels.h"
 #include "ops/cpu/rows.h"
@@ -18,6 +19,9 @@ void rms_norm(const RmsNormArgs& args, ExecContext& context) {
     using T = decltype(type);
     context.parallel_for(num_rows(args.x), rows_per_task(dim), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
+        if (args.residual.defined()) {
+          std::memmove(row<T>(args.residual, r), row<T>(args.x, r), static_cast<size_t>(dim) * sizeof(T));
+        }
         WEFT_CALL_ISA(rms_norm_row<T>, row<T>(args.out, r), row<T>(args.x, r), args.weight.as<T>(), dim,
                       args.eps);
       }

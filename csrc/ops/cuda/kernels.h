@@ -5,11 +5,10 @@
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/gemm.h"
-#include "ops/kv_write.h"
 #include "ops/localize.h"
 #include "ops/moe.h"
 #include "ops/rms_norm.h"
-#include "ops/rope.h"
+#include "ops/rope_write.h"
 #include "ops/sampling.h"
 #include "ops/scatter_blocks.h"
 #include "ops/token_feed.h"
@@ -28,8 +27,8 @@ void add_rms_norm(const AddRmsNormArgs& args, ExecContext& context);
 void add(const AddArgs& args, ExecContext& context);
 void cast(const CastArgs& args, ExecContext& context);
 void silu_mul(const SiluMulArgs& args, ExecContext& context);
-void rope(const RopeArgs& args, ExecContext& context);
-void kv_write(const KvWriteArgs& args, ExecContext& context);
+void qk_norm_rope_write(const QkNormRopeWriteArgs& args, ExecContext& context);
+void mla_norm_rope_write(const MlaNormRopeWriteArgs& args, ExecContext& context);
 void gemm(const GemmArgs& args, ExecContext& context);
 void batched_gemm(const BatchedGemmArgs& args, ExecContext& context);
 void grouped_gemm(const GroupedGemmArgs& args, ExecContext& context);
