@@ -232,6 +232,9 @@ struct CudaOptions {
   std::string name = "cuda:0";
   int ordinal = 0;       // which GPU
   int64_t fail_op = -1;  // tests only: the op with this index (in enqueue order, ops of replays too) fails
+  /// Tests only: called for the op `fail_op` instead, before its kernels; may launch one that holds the
+  /// stream.
+  void (*hold)(ExecContext& context) = nullptr;
 };
 /// One GPU. Beyond the contract above: after a failure the kernels that were queued before still run, on
 /// whatever is there, but nobody sees a result; on_failure's handler is called by the thread that meets the

@@ -3,10 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <functional>
 #include <map>
 #include <string>
 
 #include "base/error.h"
+#include "exec/hold.h"
 #include "support/generation.h"
 #include "support/tiny_model.h"
 
@@ -106,42 +109,61 @@ TEST_F(CudaEngineTest, ATimelineTellsOfReplaysToo) {
   EXPECT_GT(runtime.timeline().size(), 50U);
 }
 
-TEST_F(CudaEngineTest, AnOpThatFailsIsNamedAndTheRuntimeEnds) {
-  constexpr int kFaults = 8;
+/// Runs a model eager and from graphs on a device with `options`; the error's text, if there is one.
+std::string error_with(device::CudaOptions options, double timeout_s, int64_t* num_ops = nullptr) {
   TinyModel model = tiny({.model = test::kDeepseekV3, .device = "cuda", .graphs = true});
-  int64_t num_ops = 0;
-  {
-    device::Device* device = nullptr;
-    model.hooks.make_device = [&](int, const device::CpuOptions&) {
-      auto made = device::make_cuda_device({});
-      device = made.get();
-      return made;
-    };
+  model.config.timeout_s = timeout_s;
+  device::Device* device = nullptr;
+  model.hooks.make_device = [&](int, const device::CpuOptions&) {
+    auto made = device::make_cuda_device(options);
+    device = made.get();
+    return made;
+  };
+  try {
     runtime::Runtime runtime(model.config, model.hooks);
     test::generate(runtime, test::made_up_requests(model), 1);
-    num_ops = device::cuda_num_ops(*device);
+    if (num_ops != nullptr) *num_ops = device::cuda_num_ops(*device);
+  } catch (const Error& error) {
+    return error.what();
   }
-  ASSERT_GT(num_ops, 500);
+  return {};
+}
+
+/// Calls `fault` with the indices of some ops of error_with(), spread over all; then proves that no run left
+/// memory behind.
+void at_some_ops(int num_faults, const std::function<void(int64_t op)>& fault) {
+  int64_t num_ops = 0;
+  ASSERT_EQ(error_with({}, 20.0, &num_ops), "");
+  ASSERT_GT(num_ops, 300);
   const size_t free_bytes = device::make_cuda_device({})->memory().free_bytes;
-  for (int fault = 0; fault < kFaults; ++fault) {
-    const int64_t op = num_ops * fault / kFaults;
+  for (int i = 0; i < num_faults; ++i) {
+    const int64_t op = num_ops * i / num_faults;
     SCOPED_TRACE("op " + std::to_string(op));
-    model.hooks.make_device = [&](int, const device::CpuOptions&) {
-      return device::make_cuda_device({.fail_op = op});
-    };
-    std::string message;
-    try {
-      runtime::Runtime runtime(model.config, model.hooks);
-      test::generate(runtime, test::made_up_requests(model), 1);
-    } catch (const Error& error) {
-      message = error.what();
-    }
-    EXPECT_THAT(message, StartsWith("rank 0: cuda:0"));
-    EXPECT_THAT(message, HasSubstr("op '"));
-    EXPECT_THAT(message, HasSubstr("was told to fail"));
+    fault(op);
   }
   // What one run takes is far more than this; other programs may move the number a little.
   EXPECT_GE(device::make_cuda_device({})->memory().free_bytes + (size_t{64} << 20), free_bytes);
+}
+
+TEST_F(CudaEngineTest, AnOpThatFailsIsNamedAndTheRuntimeEnds) {
+  at_some_ops(8, [](int64_t op) {
+    const std::string message = error_with({.fail_op = op}, 20.0);
+    EXPECT_THAT(message, StartsWith("rank 0: cuda:0"));
+    EXPECT_THAT(message, HasSubstr("op '"));
+    EXPECT_THAT(message, HasSubstr("was told to fail"));
+  });
+}
+
+TEST_F(CudaEngineTest, AnOpThatDoesNotEndIsNamedWithinTheDeadlineAndTheRuntimeEnds) {
+  at_some_ops(6, [](int64_t op) {
+    const auto start = std::chrono::steady_clock::now();
+    const std::string message = error_with({.fail_op = op, .hold = test::hold_stream}, 0.5);
+    EXPECT_THAT(message, StartsWith("rank 0: cuda:0"));
+    EXPECT_THAT(message, HasSubstr("waited"));
+    EXPECT_THAT(message, HasSubstr("op '"));
+    // The deadline, and then the hold's own end, without which no memory can be given back.
+    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(15));
+  });
 }
 
 TEST_F(CudaEngineTest, WhatOneGpuCannotDoIsRefused) {

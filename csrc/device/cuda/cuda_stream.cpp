@@ -95,10 +95,14 @@ const OpName* CudaStream::intern(std::string_view op) {
   return name;
 }
 
-bool CudaStream::fails_now(std::string_view op) {
+bool CudaStream::fails_now(std::string_view lane, std::string_view op, CudaContext& context) {
   const int64_t index = core_->num_ops.fetch_add(1, std::memory_order_relaxed);
   if (index != core_->options.fail_op) return false;
-  core_->fail_op(name_, op, fmt::format("op {} was told to fail", index));
+  if (core_->options.hold != nullptr) {
+    core_->options.hold(context);
+    return false;
+  }
+  core_->fail_op(lane, op, fmt::format("op {} was told to fail", index));
   return true;
 }
 
@@ -118,7 +122,7 @@ void CudaStream::enqueue(const Op& op) {
     op.trampoline(op.fn, op.args, context);
     return;
   }
-  if (core_->health.failed().load(std::memory_order_relaxed) || fails_now(op.name)) return;
+  if (core_->health.failed().load(std::memory_order_relaxed) || fails_now(name_, op.name, context)) return;
   try {
     if (!core_->trace.active()) {
       op.trampoline(op.fn, op.args, context);
@@ -267,12 +271,8 @@ void CudaStream::run_op_by_op(const GraphState& graph) {
       continue;
     }
     const std::string& lane = graph.lanes[call.lane];
-    const int64_t index = core_->num_ops.fetch_add(1, std::memory_order_relaxed);
-    if (index == core_->options.fail_op) {
-      core_->fail_op(lane, call.op, fmt::format("op {} was told to fail", index));
-      return;
-    }
     CudaContext context(stream, tail, core_->site(call.name, graph.progress[call.lane]), core_->num_sms);
+    if (fails_now(lane, call.op, context)) return;
     EventHandle start = core_->trace.begin(stream);
     call.trampoline(call.fn, graph.args_of(call), context);
     core_->trace.end(stream, std::move(start), lane, call.op, call.tag);

@@ -51,8 +51,8 @@ class CudaStream final : public Stream {
  private:
   [[nodiscard]] CudaEvent& own(Event& event) const;
   [[nodiscard]] const OpName* intern(std::string_view op);
-  /// True if a test wants this op, which was just counted, to fail.
-  [[nodiscard]] bool fails_now(std::string_view op);
+  /// Counts an op. True if a test wants it to fail; if it wants it held, that is done.
+  [[nodiscard]] bool fails_now(std::string_view lane, std::string_view op, CudaContext& context);
   /// The next kernel begins when all before it has ended: it stands behind something that is no kernel.
   void end_overlap() { tail_.after_kernel = false; }
   void run_op_by_op(const GraphState& graph);
