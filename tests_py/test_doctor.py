@@ -18,6 +18,11 @@ def test_both_backends_serve_the_same_ops() -> None:
     assert [row[0] for row in _weft.cpu_kernels()] == [row[0] for row in _weft.cuda_kernels()]
 
 
+def test_it_says_why_a_fast_kernel_does_not_serve() -> None:
+    kernel, why = next(row[1:] for row in _weft.cuda_kernels() if row[0] == "paged_attention")
+    assert ("FlashInfer for prompts" in kernel) != ("FlashInfer" in why)
+
+
 def test_it_says_why_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     info: _weft.CudaInfo = {"built": True, "emulated": False, "why_no_gpu": "no driver", "gpus": []}
     monkeypatch.setattr(_weft, "cuda_info", lambda: info)

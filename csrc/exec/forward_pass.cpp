@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/math.h"
+#include "ops/attention.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/gemm.h"
@@ -112,6 +113,7 @@ ForwardPass::MicroBatch ForwardPass::begin(const StepPlan& plan, const Host& hos
       .cos_sin = buffers_.cos_sin,
       .batch = inputs_.sequences(index, host.num_seqs[m], config_.page_size),
       .kv = {},
+      .prefill_plan = {},
       .num_prefill_seqs = host.num_prefill_seqs[m],
       .num_prefill_rows = host.num_prefill_rows[m]};
   return {
@@ -128,6 +130,7 @@ ForwardPass::MicroBatch ForwardPass::begin(const StepPlan& plan, const Host& hos
 void ForwardPass::embed(const StepPlan& plan, MicroBatch& mb) {
   set_tag(mb.index);
   ledger_.at(mb.index, -1);
+  plan_prefill(mb);
   const auto& layout = inputs_.layout().micro_batches[static_cast<size_t>(mb.index)];
   const auto ids = mb.buffers->ids.rows(0, mb.rows);
   const auto x = mb.buffers->x.rows(0, mb.rows);
@@ -149,6 +152,18 @@ void ForwardPass::embed(const StepPlan& plan, MicroBatch& mb) {
     const auto valid = scattered ? InputLayout::kScatteredRows : InputLayout::kRows;
     ops::fill_padding(stream, {.x = own, .num_rows = inputs_.device_i32(layout.header) + valid});
   }
+}
+
+void ForwardPass::plan_prefill(MicroBatch& mb) {
+  auto& attention = mb.attention;
+  if (attention.num_prefill_seqs == 0 || !ops::has_prefill_plan(comm_.compute->device())) return;
+  const auto& kv = buffers_.kv[0];
+  attention.prefill_plan = mb.buffers->prefill_plan;
+  ops::plan_prefill(*comm_.compute, {.plan = attention.prefill_plan,
+                                     .batch = attention.batch,
+                                     .num_prefill_seqs = attention.num_prefill_seqs,
+                                     .num_tokens = mb.rows,
+                                     .num_slots = (kv.k.defined() ? kv.k : kv.latent).shape[0]});
 }
 
 void ForwardPass::set_tag(int32_t tag) {

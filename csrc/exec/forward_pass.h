@@ -59,6 +59,8 @@ class ForwardPass {
   };
 
   MicroBatch begin(const plan::StepPlan& plan, const Host& host, int index);
+  /// Plans the prompts of a micro-batch, if kernels want it; once for all layers.
+  void plan_prefill(MicroBatch& mb);
   void embed(const plan::StepPlan& plan, MicroBatch& mb);
   void set_tag(int32_t tag);
   void run_stage(MicroBatch& mb, const plan::Stage& stage);

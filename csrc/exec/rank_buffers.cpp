@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/math.h"
+#include "ops/attention.h"
 
 namespace weft::exec {
 
@@ -53,6 +54,9 @@ RankBuffers::RankBuffers(const ExecConfig& config, const model::ModelConfig& mod
     mb.residual = tensor("work/residual", dtype, {sizes.rows, hidden});
     mb.h = tensor("work/h", dtype, {sizes.rows, hidden});
     mb.ids = tensor("work/ids", DType::kI32, {sizes.rows});
+    if (const int64_t size = ops::prefill_plan_size(sizes.rows, config.max_seqs); size > 0) {
+      mb.prefill_plan = tensor("work/prefill_plan", DType::kI32, {size});
+    }
     if (sizes.gathered_rows > 0) {
       mb.gathered = tensor("work/gathered", dtype, {sizes.gathered_rows, hidden});
       mb.gathered_out = tensor("work/gathered_out", dtype, {sizes.gathered_rows, hidden});

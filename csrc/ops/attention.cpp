@@ -56,6 +56,44 @@ struct BatchAccesses {
 
 }  // namespace
 
+bool has_prefill_plan([[maybe_unused]] const device::Device& device) {
+#if WEFT_HAS_FLASHINFER
+  return device.backend() == device::Backend::kCuda && cuda::flashinfer_runs_here();
+#else
+  return false;
+#endif
+}
+
+int64_t prefill_plan_size([[maybe_unused]] int64_t max_tokens, [[maybe_unused]] int64_t max_seqs) {
+#if WEFT_CUDA
+  return cuda::prefill_plan_size(max_tokens, max_seqs);
+#else
+  return 0;
+#endif
+}
+
+void plan_prefill(Stream& stream, const PrefillPlanArgs& args) {
+  constexpr const char* kOp = "plan_prefill";
+  WEFT_CHECK(stream.device().backend() == device::Backend::kCuda, "{}: device {} has no use for a plan", kOp,
+             stream.device().name());
+  check_dtype(kOp, "plan", args.plan, DType::kI32);
+  check_shape(kOp, "plan", args.plan, {-1});
+  check_writable_rows(kOp, "plan", args.plan);
+  check_batch(kOp, args.batch);
+  WEFT_CHECK(args.num_prefill_seqs >= 0 && args.num_tokens >= 0,
+             "{}: num_prefill_seqs={} and num_tokens={} must not be negative", kOp, args.num_prefill_seqs,
+             args.num_tokens);
+  const int64_t size = prefill_plan_size(args.num_tokens, args.batch.max_seqs);
+  WEFT_CHECK(args.plan.shape[0] >= size, "{}: plan is {}; {} rows of {} sequences need {} values", kOp,
+             args.plan.describe(), args.num_tokens, args.batch.max_seqs, size);
+  if (args.batch.max_seqs == 0 || args.num_prefill_seqs == 0) return;
+#if WEFT_CUDA
+  const BatchAccesses batch(args.batch);
+  stream.launch(kOp, &cuda::plan_prefill, args,
+                {write(args.plan), batch.cu_q, batch.kv_len, batch.page_table, batch.num_seqs});
+#endif
+}
+
 void paged_attention(Stream& stream, const PagedAttentionArgs& args) {
   constexpr const char* kOp = "paged_attention";
   check_input(kOp, "q", args.q, {-1, -1, -1});
@@ -70,11 +108,14 @@ void paged_attention(Stream& stream, const PagedAttentionArgs& args) {
   WEFT_CHECK(kv_heads > 0 && q_heads > 0 && q_heads % kv_heads == 0,
              "{}: q_heads={} must be a positive multiple of kv_heads={}", kOp, q_heads, kv_heads);
   check_batch(kOp, args.batch);
+  WEFT_CHECK(args.num_prefill_seqs >= 0, "{}: num_prefill_seqs={} must not be negative", kOp,
+             args.num_prefill_seqs);
+  if (args.plan.defined()) check_dtype(kOp, "plan", args.plan, DType::kI32);
   if (args.q.numel() == 0 || args.batch.max_seqs == 0) return;
   const BatchAccesses batch(args.batch);
   stream.launch(kOp, WEFT_KERNEL(stream, paged_attention), args,
-                {write(args.out), read(args.q), read(args.k_cache), read(args.v_cache), batch.cu_q,
-                 batch.kv_len, batch.page_table, batch.num_seqs});
+                {write(args.out), read(args.q), read(args.k_cache), read(args.v_cache), read(args.plan),
+                 batch.cu_q, batch.kv_len, batch.page_table, batch.num_seqs});
 }
 
 void mla_decode(Stream& stream, const MlaDecodeArgs& args) {

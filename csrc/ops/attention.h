@@ -9,17 +9,34 @@
 /// sequence.
 namespace weft::ops {
 
+struct PrefillPlanArgs {
+  TensorView plan;               // i32 [prefill_plan_size(num_tokens, batch.max_seqs)] or more
+  SequenceBatch batch;           // of the step
+  int32_t num_prefill_seqs = 0;  // sequences [0, min(num_prefill_seqs, num_seqs)) are planned
+  int64_t num_tokens = 0;        // rows of the step
+  int64_t num_slots = 0;         // of the caches
+};
+/// True if this build has kernels for prompts that need a plan, and `device` runs them.
+[[nodiscard]] bool has_prefill_plan(const device::Device& device);
+/// int32 values that the plan of a step of up to so many rows and sequences takes; 0 in a build without CUDA.
+[[nodiscard]] int64_t prefill_plan_size(int64_t max_tokens, int64_t max_seqs);
+/// Cuts the prompts of a step into tiles, which attention in all its layers then runs. Reads the batch in
+/// device memory, and throws when run as attention does: a planned batch is not looked at again. CUDA alone.
+void plan_prefill(Stream& stream, const PrefillPlanArgs& args);
+
 struct PagedAttentionArgs {
   TensorView out;      // [num_tokens, q_heads, head_dim]
   TensorView q;        // [num_tokens, q_heads, head_dim], may be strided
   TensorView k_cache;  // [num_slots, kv_heads, head_dim]; slot = page * page_size + offset
   TensorView v_cache;  // [num_slots, kv_heads, head_dim]
   SequenceBatch batch;
+  int32_t num_prefill_seqs = 0;  // host: sequences before the decode tail, which has few query rows each
+  TensorView plan = {};          // i32, of plan_prefill for this batch; undefined: none
   float scale = 1.0F;
 };
 /// Causal attention over paged keys and values: prefill, decode and mixed rows alike; q_heads is a multiple
 /// of kv_heads. A row has the same bits in every batch, page size and chunking of its sequence, decode
-/// included.
+/// included. The rows of planned sequences may have other bits than without a plan.
 void paged_attention(Stream& stream, const PagedAttentionArgs& args);
 
 struct MlaDecodeArgs {

@@ -8,16 +8,21 @@
 namespace weft::ops {
 namespace {
 
+/// Who else has kernels, where a build has their headers.
+enum class Library : uint8_t { kNone, kFlashInfer };
+
 struct Entry {
   std::string_view op;
-  std::string_view cuda;  // the native kernel
-  std::string_view why;   // why nothing faster serves the op on CUDA
+  std::string_view cuda;             // the native kernel
+  std::string_view why;              // why nothing faster serves the op on CUDA, whatever the build
+  Library library = Library::kNone;  // has a faster one
+  std::string_view served = {};      // what of the op it serves
 };
 
 constexpr std::string_view kGemmWhy =
     "cuBLASLt is not used: it picks its sums by the number of rows, so a row's bits would depend on others";
 constexpr std::string_view kGroupedWhy = "DeepGEMM's kernels are not part of this build";
-constexpr std::string_view kAttentionWhy = "no tensor cores: FlashInfer's kernels are not part of this build";
+constexpr std::string_view kMlaWhy = "no tensor cores";
 
 constexpr Entry kEntries[] = {
     {"scatter_blocks", "common/step_io.cu", ""},
@@ -28,9 +33,10 @@ constexpr Entry kEntries[] = {
     {"batched_gemm", "gemm/gemm.cu: tensor cores; f32 without", kGemmWhy},
     {"qk_norm_rope_write", "attention/rope_write.cu", ""},
     {"mla_norm_rope_write", "attention/rope_write.cu", ""},
-    {"paged_attention", "attention/attention.cu: f32 arithmetic", kAttentionWhy},
-    {"mla_decode", "attention/attention.cu: f32 arithmetic", kAttentionWhy},
-    {"mla_prefill", "attention/attention.cu: f32 arithmetic", kAttentionWhy},
+    {"paged_attention", "attention/attention.cu: f32 arithmetic", "", Library::kFlashInfer,
+     "prompts in bf16 with heads of 128"},
+    {"mla_decode", "attention/attention.cu: f32 arithmetic", kMlaWhy},
+    {"mla_prefill", "attention/attention.cu: f32 arithmetic", kMlaWhy},
     {"route", "moe/route.cu", ""},
     {"moe_permute", "moe/permute.cu", ""},
     {"grouped_gemm", "gemm/gemm.cu: tensor cores; f32 without", kGroupedWhy},
@@ -48,6 +54,29 @@ constexpr Entry kEntries[] = {
     {"copy_words", "common/step_io.cu", ""},
 };
 
+/// Why kernels of `library` do not run here; empty if they do, or would if there were a GPU.
+std::string why_not(Library library) {
+  if (library == Library::kNone) return {};
+#if WEFT_HAS_FLASHINFER
+  if (!device::cuda_unavailable_reason().empty()) return {};
+  const std::string capability = device::cuda_gpus().front().compute_capability;
+  return capability.front() == '9'
+             ? ""
+             : "FlashInfer's kernels are for Hopper, compute capability 9.0; this is " + capability;
+#else
+  return "this build lacks the headers of FlashInfer, which ./dev build fetches (WEFT_FLASHINFER_DIR)";
+#endif
+}
+
+KernelInfo on_cuda(const Entry& entry) {
+  const std::string reason = why_not(entry.library);
+  if (entry.library == Library::kNone || !reason.empty()) {
+    return {std::string(entry.op), std::string(entry.cuda),
+            entry.why.empty() ? reason : std::string(entry.why)};
+  }
+  return {std::string(entry.op), fmt::format("FlashInfer for {}; else {}", entry.served, entry.cuda), ""};
+}
+
 }  // namespace
 
 std::vector<KernelInfo> kernel_table(device::Backend backend) {
@@ -55,7 +84,7 @@ std::vector<KernelInfo> kernel_table(device::Backend backend) {
   const std::string_view isa = cpu::isa_name(cpu::best_isa());
   for (const Entry& entry : kEntries) {
     if (backend == device::Backend::kCuda) {
-      table.push_back({std::string(entry.op), std::string(entry.cuda), std::string(entry.why)});
+      table.push_back(on_cuda(entry));
       continue;
     }
     const bool best = cpu::best_isa() == cpu::Isa::kAvx512Bf16;

@@ -7,6 +7,7 @@
 //
 // mla_prefill absorbs W_UK into the query and applies W_UV to the sum over latents, both in f32: the same
 // function as expanding keys and values, and each latent is read once for all of its uses.
+#include "kernels/attention/flashinfer_ops.h"
 #include "kernels/common/launch.cuh"
 #include "kernels/common/reduce.cuh"
 #include "kernels/common/types.cuh"
@@ -365,6 +366,14 @@ namespace weft::ops::cuda {
 using namespace weft::kernels;  // the other half of this file
 
 void paged_attention(const PagedAttentionArgs& args, ExecContext& context) {
+  int32_t first_seq = 0;
+#if WEFT_HAS_FLASHINFER
+  if (flashinfer_serves(args)) {
+    flashinfer_paged_attention(cuda_context(context), args);
+    first_seq = args.num_prefill_seqs;
+    if (first_seq >= args.batch.max_seqs) return;
+  }
+#endif
   Attention a{};
   a.out = float_view(args.out);
   a.q = float_view(args.q);
@@ -380,6 +389,7 @@ void paged_attention(const PagedAttentionArgs& args, ExecContext& context) {
   a.heads = args.q.shape[1];
   a.group = a.heads / args.k_cache.shape[1];
   a.batch = args.batch;
+  a.first_seq = first_seq;
   a.end_seq = args.batch.max_seqs;
   a.scale = args.scale;
   launch_attention<false>("paged_attention", cuda_context(context), WEFT_ATTENTION_TEXTS("paged_attention"),

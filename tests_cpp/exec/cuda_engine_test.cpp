@@ -82,8 +82,32 @@ TEST_F(CudaEngineTest, GivesWhatTheCpuGives) {
   }
 }
 
+/// qwen3_moe with heads as wide as kernels for tensor cores want them.
+constexpr const char* kWideHeads = R"({
+  "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "vocab_size": 101, "hidden_size": 64,
+  "intermediate_size": 64, "moe_intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
+  "num_key_value_heads": 2, "head_dim": 128, "num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": true,
+  "decoder_sparse_step": 1, "mlp_only_layers": [], "hidden_act": "silu", "max_position_embeddings": 256,
+  "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": true, "torch_dtype": "float32"})";
+
+TEST_F(CudaEngineTest, PromptsOfWideHeadsAreNearWhatTheCpuGives) {
+  const auto expected = generate({.model = kWideHeads, .device = "cpu", .chunk = 64, .dtype = "bfloat16"});
+  for (const int64_t chunk : {64, 9}) {
+    const auto actual =
+        generate({.model = kWideHeads, .device = "cuda", .chunk = chunk, .dtype = "bfloat16"});
+    ASSERT_EQ(actual.size(), expected.size());
+    for (const auto& [rid, want] : expected) {
+      const auto& got = actual.at(rid).input_logprobs;
+      ASSERT_EQ(got.size(), want.input_logprobs.size());
+      for (size_t i = 0; i < got.size(); ++i) {
+        EXPECT_NEAR(got[i], want.input_logprobs[i], 0.05) << "request " << rid << " input " << i;
+      }
+    }
+  }
+}
+
 TEST_F(CudaEngineTest, GraphsChunksMixedBatchesAndPoisonChangeNoBit) {
-  for (const char* model : {test::kDeepseekV3, test::kQwen3Moe}) {
+  for (const char* model : {test::kDeepseekV3, test::kQwen3Moe, kWideHeads}) {
     for (const char* dtype : {"bfloat16", "float16"}) {
       const auto expected = generate({.model = model, .device = "cuda", .chunk = 64, .dtype = dtype});
       const GenerationRun changed{.model = model,

@@ -43,8 +43,9 @@ struct AttentionContext {
   device::TensorView cos_sin;    // f32 [max_positions, rope_dim]
   ops::SequenceBatch batch;
   KvLayer kv;
-  int32_t num_prefill_seqs = 0;  // host: sequences before the decode tail
-  int64_t num_prefill_rows = 0;  // host: their rows
+  device::TensorView prefill_plan;  // i32, of ops::plan_prefill; undefined: none
+  int32_t num_prefill_seqs = 0;     // host: sequences before the decode tail
+  int64_t num_prefill_rows = 0;     // host: their rows
 };
 
 /// An attention part: needs its rows, or their latents, on every rank of the attention-TP group, leaves a

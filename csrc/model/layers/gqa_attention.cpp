@@ -77,9 +77,14 @@ class GqaAttention final : public Attention {
   void core(const AttentionContext& c) const override {
     const int64_t rows = c.x.shape[0];
     const auto out = c.scratch->view(ScratchId::kAttnOut, dtype_, {rows, q_heads_, head_dim_});
-    ops::paged_attention(
-        *c.stream,
-        {.out = out, .q = query(c), .k_cache = c.kv.k, .v_cache = c.kv.v, .batch = c.batch, .scale = scale_});
+    ops::paged_attention(*c.stream, {.out = out,
+                                     .q = query(c),
+                                     .k_cache = c.kv.k,
+                                     .v_cache = c.kv.v,
+                                     .batch = c.batch,
+                                     .num_prefill_seqs = c.num_prefill_seqs,
+                                     .plan = c.prefill_plan,
+                                     .scale = scale_});
     ops::gemm(*c.stream, {.out = c.out,
                           .a = out.reshape({rows, q_heads_ * head_dim_}),
                           .w = weights_.view(o_),

@@ -33,6 +33,8 @@ void gemm(const GemmArgs& args, ExecContext& context);
 void batched_gemm(const BatchedGemmArgs& args, ExecContext& context);
 void grouped_gemm(const GroupedGemmArgs& args, ExecContext& context);
 void paged_attention(const PagedAttentionArgs& args, ExecContext& context);
+int64_t prefill_plan_size(int64_t max_tokens, int64_t max_seqs);
+void plan_prefill(const PrefillPlanArgs& args, ExecContext& context);
 void mla_decode(const MlaDecodeArgs& args, ExecContext& context);
 void mla_prefill(const MlaPrefillArgs& args, ExecContext& context);
 void route(const RouteArgs& args, ExecContext& context);
@@ -46,5 +48,10 @@ void resolve_token_ids(const ResolveIdsArgs& args, ExecContext& context);
 void commit_tokens(const CommitTokensArgs& args, ExecContext& context);
 void fill_padding(const FillPaddingArgs& args, ExecContext& context);
 void localize_experts(const LocalizeArgs& args, ExecContext& context);
+
+#if WEFT_HAS_FLASHINFER
+/// True if the current GPU is one that FlashInfer's kernels are for: a Hopper.
+bool flashinfer_runs_here();
+#endif
 
 }  // namespace weft::ops::cuda
