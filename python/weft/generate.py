@@ -45,8 +45,7 @@ def main(argv: Sequence[str]) -> int:
         "sampling_seed": options.seed,
         "stop": options.stop,
     }
-    where = "the GPU" if args.device == "cuda" else f"{args.tp_size} rank{'s' if args.tp_size > 1 else ''}"
-    note(f"loading {args.model_path} on {where} ...")
+    note(f"loading {args.model_path} on {args.place} ...")
     with Engine(args) as engine:
         if engine.tokenizer is None:
             raise WeftError("prompts are text, so --skip-tokenizer-init cannot be used here; remove it")

@@ -548,6 +548,11 @@ class ServerArgs:
         return self.tp_size // self.attn_dp_size
 
     @property
+    def place(self) -> str:
+        """Where it runs, for messages."""
+        return "the GPU" if self.device == "cuda" else f"{self.tp_size} rank{'s' if self.tp_size > 1 else ''}"
+
+    @property
     def parallel(self) -> ParallelConfig:
         """How ranks share the model, as the planner takes it."""
         return ParallelConfig(

@@ -93,7 +93,7 @@ def make_examples(split: Split, skills: Sequence[Skill], count: int, seed: int) 
 
 def measure(args: ServerArgs, examples: Sequence[Example], parallel: int) -> Result:
     """Ask all problems."""
-    note(f"loading {args.model_path} on {args.tp_size} rank{'s' if args.tp_size > 1 else ''} ...")
+    note(f"loading {args.model_path} on {args.place} ...")
     with Engine(args) as engine:
         if engine.tokenizer is None:
             raise WeftError("problems are text, so --skip-tokenizer-init cannot be used here; remove it")
