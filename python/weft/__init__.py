@@ -1,6 +1,6 @@
 """weft: a runtime for Mixture-of-Experts language models."""
 
-from weft import comm, graph, overlap, plan
+from weft import _load, comm, graph, overlap, plan  # noqa: F401 (_load comes first)
 from weft.engine import Engine
 from weft.errors import WeftError
 from weft.forward_mode import ForwardMode
