@@ -1,13 +1,11 @@
 #include "model/checkpoint.h"
 
-#include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <mutex>
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/text_file.h"
 #include "model/safetensors.h"
 #include "model/tensor_block.h"
 
@@ -15,18 +13,15 @@ namespace weft::model {
 
 namespace {
 
-namespace fs = std::filesystem;
-
 constexpr std::string_view kSingleFile = "model.safetensors";
 constexpr std::string_view kIndexFile = "model.safetensors.index.json";
 
 class Checkpoint final : public WeightSource {
  public:
   explicit Checkpoint(const std::string& folder) : folder_(folder) {
-    std::error_code error;
-    if (fs::exists(path_of(kSingleFile), error)) {
+    if (file_exists(path_of(kSingleFile))) {
       open_single_file();
-    } else if (fs::exists(path_of(kIndexFile), error)) {
+    } else if (file_exists(path_of(kIndexFile))) {
       read_index();
     } else {
       WEFT_THROW("{} holds neither {} nor {}; weft reads safetensors only", folder, kSingleFile, kIndexFile);
@@ -65,7 +60,7 @@ class Checkpoint final : public WeightSource {
   };
 
   [[nodiscard]] std::string path_of(std::string_view file_name) const {
-    return (fs::path(folder_) / file_name).string();
+    return folder_ + "/" + std::string(file_name);
   }
 
   void open_single_file() {
@@ -77,10 +72,9 @@ class Checkpoint final : public WeightSource {
 
   void read_index() {
     const std::string path = path_of(kIndexFile);
-    std::ifstream stream(path, std::ios::binary);
-    WEFT_CHECK(stream.is_open(), "cannot open {}", path);
-    const std::string text((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
-    const json::Value index = json::parse(text, {.source = path});
+    const auto text = read_text_file(path);
+    WEFT_CHECK(text, "cannot open {}", path);
+    const json::Value index = json::parse(*text, {.source = path});
     const json::Object* root = index.if_object();
     const json::Value* map = root == nullptr ? nullptr : root->find("weight_map");
     const json::Object* weights = map == nullptr ? nullptr : map->if_object();
@@ -98,8 +92,7 @@ class Checkpoint final : public WeightSource {
                  json::excerpt(name), json::excerpt(*file_name));
       Shard*& shard = by_file[*file_name];
       if (shard == nullptr) {
-        std::error_code error;
-        WEFT_CHECK(fs::exists(path_of(*file_name), error), "{}: shard {} is missing; download it", path,
+        WEFT_CHECK(file_exists(path_of(*file_name)), "{}: shard {} is missing; download it", path,
                    json::excerpt(*file_name));
         shard = shards_.emplace_back(std::make_unique<Shard>()).get();
         shard->file_name = *file_name;

@@ -2,11 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
-#include <iterator>
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/text_file.h"
 #include "model/config_fields.h"
 
 // Defaults are those of transformers' configuration classes, so that a config that leaves a field out means
@@ -368,10 +367,9 @@ ModelConfig parse_config(std::string_view text, std::string_view source) {
 
 ModelConfig load_config(const std::string& folder) {
   const std::string path = folder + "/config.json";
-  std::ifstream file(path, std::ios::binary);
-  WEFT_CHECK(file.is_open(), "cannot open {}; the model's folder must hold a config.json", path);
-  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  return parse_config(text, path);
+  const auto text = read_text_file(path);
+  WEFT_CHECK(text, "cannot open {}; the model's folder must hold a config.json", path);
+  return parse_config(*text, path);
 }
 
 }  // namespace weft::model

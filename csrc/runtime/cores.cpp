@@ -3,41 +3,45 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <fstream>
+#include <string_view>
 #include <thread>
 
 #include "base/math.h"
+#include "base/text_file.h"
 
 namespace weft::runtime {
 namespace {
 
 /// This process's control group of version 2, such as "/user.slice/job"; "/" if it has none.
 std::string own_group() {
-  std::ifstream file("/proc/self/cgroup");
-  for (std::string line; std::getline(file, line);) {
-    if (line.starts_with("0::/")) return line.substr(3);
+  const std::string groups = read_text_file("/proc/self/cgroup").value_or("");
+  for (const std::string_view line : split_text(groups, "\n")) {
+    if (line.starts_with("0::/")) return std::string(line.substr(3));
   }
   return "/";
 }
 
 }  // namespace
 
-std::optional<int64_t> quota_cores(const std::filesystem::path& root, const std::string& group) {
+std::optional<int64_t> quota_cores(const std::string& root, const std::string& group) {
   std::optional<int64_t> cores;
-  const auto read = [&](const std::filesystem::path& level) {
+  const auto read = [&](const std::string& level) {
     // "max 100000" or "150000 100000": microseconds of CPU time in each period.
-    std::ifstream file(level / "cpu.max");
-    int64_t quota = 0, period = 0;
-    if (file >> quota >> period && quota > 0 && period > 0) {
-      cores = std::min(cores.value_or(ceil_div(quota, period)), ceil_div(quota, period));
+    const std::string text = read_text_file(level + "/cpu.max").value_or("");
+    const auto words = split_text(text, " \n");
+    if (words.size() != 2) return;
+    const auto quota = to_number<int64_t>(words[0]);
+    const auto period = to_number<int64_t>(words[1]);
+    if (quota && period && *quota > 0 && *period > 0) {
+      cores = std::min(cores.value_or(ceil_div(*quota, *period)), ceil_div(*quota, *period));
     }
   };
   read(root);
-  std::filesystem::path level = root;
-  for (const std::filesystem::path& part : std::filesystem::path(group).relative_path()) {
+  std::string level = root;
+  for (const std::string_view part : split_text(group, "/")) {
     // A group outside of what is mounted here.
     if (part == "..") break;
-    level /= part;
+    level += "/" + std::string(part);
     read(level);
   }
   return cores;

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <optional>
 #include <string>
 
@@ -13,7 +12,7 @@ namespace weft::runtime {
 
 /// The least quota of a control group and its parents, in cores, rounded up; none if no level has one.
 /// root: where the hierarchy is mounted; group: the path in it, "/" for the root itself.
-[[nodiscard]] std::optional<int64_t> quota_cores(const std::filesystem::path& root, const std::string& group);
+[[nodiscard]] std::optional<int64_t> quota_cores(const std::string& root, const std::string& group);
 
 /// Rank's share of `cores`: as even as it goes, the first ranks get the rest; at least 1.
 [[nodiscard]] int cores_of_rank(int cores, int num_ranks, int rank);

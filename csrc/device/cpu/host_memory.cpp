@@ -1,11 +1,11 @@
 #include "device/cpu/host_memory.h"
 
 #include <algorithm>
-#include <fstream>
 #include <optional>
-#include <sstream>
+#include <string_view>
 
 #include "base/error.h"
+#include "base/text_file.h"
 
 namespace weft::device::cpu {
 namespace {
@@ -14,19 +14,17 @@ constexpr size_t kNoLimit = size_t{1} << 60;  // v1 writes "no limit" as a huge 
 
 /// The number in a file of a control group; none if it is missing or says "max".
 std::optional<size_t> read_number(const std::string& path) {
-  std::ifstream file(path);
-  size_t value = 0;
-  if (file >> value) return value;
-  return std::nullopt;
+  const std::string text = read_text_file(path).value_or("");
+  const auto words = split_text(text, " \n");
+  return words.empty() ? std::nullopt : to_number<size_t>(words[0]);
 }
 
 /// The number after `key` in lines of "key value"; 0 if there is none.
 size_t read_field(const std::string& path, const std::string& key) {
-  std::ifstream file(path);
-  std::string word;
-  while (file >> word) {
-    size_t value = 0;
-    if (word == key && file >> value) return value;
+  const std::string text = read_text_file(path).value_or("");
+  const auto words = split_text(text, " \t\n");
+  for (size_t i = 0; i + 1 < words.size(); ++i) {
+    if (words[i] == key) return to_number<size_t>(words[i + 1]).value_or(0);
   }
   return 0;
 }
@@ -69,14 +67,13 @@ HostMemory read_host_memory(const std::string& root) {
                     .free_bytes = read_field(meminfo, "MemAvailable:") * 1024};
   WEFT_CHECK(memory.total_bytes != 0, "{} does not tell MemTotal", meminfo);
 
-  std::ifstream groups(root + "/proc/self/cgroup");
-  std::string line;
-  while (std::getline(groups, line)) {  // hierarchy:controllers:path
+  const std::string groups = read_text_file(root + "/proc/self/cgroup").value_or("");
+  for (const std::string_view line : split_text(groups, "\n")) {  // hierarchy:controllers:path
     const size_t first = line.find(':');
-    const size_t second = first == std::string::npos ? first : line.find(':', first + 1);
-    if (second == std::string::npos) continue;
-    const std::string controllers = line.substr(first + 1, second - first - 1);
-    const std::string path = line.substr(second + 1);
+    const size_t second = first == std::string_view::npos ? first : line.find(':', first + 1);
+    if (second == std::string_view::npos) continue;
+    const std::string controllers(line.substr(first + 1, second - first - 1));
+    const std::string path(line.substr(second + 1));
     // A container often mounts its own group at the top, where `path` does not exist: all levels are tried.
     if (controllers.empty()) {
       for_each_parent(path, [&](const std::string& group) {
