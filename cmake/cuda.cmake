@@ -7,8 +7,8 @@ endif()
 set(WEFT_CUDA_ARCHITECTURES "90a" CACHE STRING "GPU architectures to compile kernels for")
 set(WEFT_HAS_CUDA OFF)
 # Headers that weft compiles kernels from but does not contain; tools/cuda_headers.py fetches them. Empty: native
-# kernels alone. A file of kernels/ whose name starts with cublaslt, flashinfer or deepgemm is compiled with its
-# headers, or left out without.
+# kernels alone. A file of kernels/ whose name starts with flashinfer or deepgemm is compiled with its headers, or left
+# out without; csrc/device/cuda/cublas_lt.cpp has a second, empty half.
 set(WEFT_CUBLAS_INCLUDE_DIR "" CACHE PATH "Folder of cublasLt.h, whose library is loaded when it is first needed")
 set(WEFT_FLASHINFER_DIR "" CACHE PATH "Folder flashinfer/data of the wheel flashinfer-python")
 set(WEFT_DEEPGEMM_DIR "" CACHE PATH "Folder deep_gemm/include of the wheel sgl-deep-gemm")
@@ -58,6 +58,11 @@ macro(weft_add_foreign_kernels target)
   file(GLOB choosers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/ops/*.cpp)
   list(APPEND choosers ${kernel_sources})
   weft_foreign(${target} cublaslt WEFT_HAS_CUBLASLT "${WEFT_CUBLAS_INCLUDE_DIR}" cublasLt.h .)
+  if("cublaslt" IN_LIST foreign)
+    set_source_files_properties(${PROJECT_SOURCE_DIR}/csrc/device/cuda/cublas_lt.cpp PROPERTIES
+      INCLUDE_DIRECTORIES "${WEFT_CUBLAS_INCLUDE_DIR}" COMPILE_DEFINITIONS WEFT_HAS_CUBLASLT=1)
+    target_link_libraries(${target} PRIVATE ${CMAKE_DL_LIBS})
+  endif()
   weft_foreign(${target} deepgemm WEFT_HAS_DEEPGEMM "${WEFT_DEEPGEMM_DIR}" deep_gemm/common/types.cuh .)
   weft_foreign(${target} flashinfer WEFT_HAS_FLASHINFER "${WEFT_FLASHINFER_DIR}" include/flashinfer/page.cuh
     cccl/libcudacxx/include cccl/cub cccl/thrust include cutlass/include cutlass/tools/util/include)

@@ -82,11 +82,14 @@ struct Warp {
 struct Fiber {
   void* stack = nullptr;  // saved stack pointer
   dim3 index;
+  int block = 0;  // of the cluster
   int warp = 0;
   int lane = 0;
   uint64_t turns = 0;  // of the warp's slots
   const Barrier* waits_for = nullptr;
-  uint64_t generation = 0;  // goes on when waits_for has passed it
+  uint64_t generation = 0;          // goes on when waits_for has passed it
+  uint64_t cluster_generation = 0;  // in which it arrived at the cluster's barrier
+  bool arrived_in_cluster = false;  // and did not wait since
   bool done = false;
 };
 
@@ -105,37 +108,47 @@ class Stacks {
     }
     return memory_ + thread * kStackBytes;
   }
-  static constexpr size_t kMaxThreads = 1024;
+  static constexpr size_t kMaxThreads = size_t{8} * 1024;
 
  private:
   std::byte* memory_ = nullptr;
 };
 
 struct Block {
-  const std::function<void()>* thread = nullptr;
-  std::vector<Fiber> fibers;
+  dim3 index;
   std::vector<Warp> warps;
+  Barrier barrier;
+  std::unique_ptr<std::byte[]> shared;
+};
+
+/// Blocks that run at the same time: one, if the launch has no clusters.
+struct Cluster {
+  const std::function<void()>* thread = nullptr;
+  std::vector<Block> blocks;
+  std::vector<Fiber> fibers;
   Barrier barrier;
   void* scheduler = nullptr;  // saved stack pointer
   Fiber* current = nullptr;
-  std::byte* shared = nullptr;
   std::exception_ptr failure;
 #if WEFT_ASAN
   const void* host_bottom = nullptr;
   size_t host_size = 0;
 #endif
+
+  Block& block_of(const Fiber& fiber) { return blocks[static_cast<size_t>(fiber.block)]; }
+  Warp& warp_of(const Fiber& fiber) { return block_of(fiber).warps[static_cast<size_t>(fiber.warp)]; }
 };
-thread_local Block* running = nullptr;
+thread_local Cluster* running = nullptr;
 
 void to_scheduler(bool for_good) {
-  Block& block = *running;
+  Cluster& cluster = *running;
 #if WEFT_ASAN
   void* fake = nullptr;
-  __sanitizer_start_switch_fiber(for_good ? nullptr : &fake, block.host_bottom, block.host_size);
+  __sanitizer_start_switch_fiber(for_good ? nullptr : &fake, cluster.host_bottom, cluster.host_size);
 #else
   (void)for_good;
 #endif
-  weft_switch_stack(&block.current->stack, block.scheduler);
+  weft_switch_stack(&cluster.current->stack, cluster.scheduler);
 #if WEFT_ASAN
   __sanitizer_finish_switch_fiber(fake, &running->host_bottom, &running->host_size);
 #endif
@@ -152,82 +165,101 @@ void to_scheduler(bool for_good) {
   }
   Fiber& self = *running->current;
   self.done = true;
-  Block& block = *running;
-  --block.barrier.live;
-  block.barrier.release_if_full();
-  Barrier& warp = block.warps[static_cast<size_t>(self.warp)].barrier;
+  Barrier& block = running->block_of(self).barrier;
+  --block.live;
+  block.release_if_full();
+  Barrier& warp = running->warp_of(self).barrier;
   --warp.live;
   warp.release_if_full();
+  Barrier& cluster = running->barrier;
+  --cluster.live;
+  if (self.arrived_in_cluster && self.cluster_generation == cluster.generation) --cluster.arrived;
+  cluster.release_if_full();
   to_scheduler(true);
   std::abort();
 }
 
-void resume(Block& block, Fiber& fiber, std::byte* stack_memory) {
-  block.current = &fiber;
+void resume(Cluster& cluster, Fiber& fiber, std::byte* stack_memory) {
+  cluster.current = &fiber;
   threadIdx = fiber.index;
+  blockIdx = cluster.block_of(fiber).index;
 #if WEFT_ASAN
   void* fake = nullptr;
   __sanitizer_start_switch_fiber(&fake, stack_memory, kStackBytes);
 #else
   (void)stack_memory;
 #endif
-  weft_switch_stack(&block.scheduler, fiber.stack);
+  weft_switch_stack(&cluster.scheduler, fiber.stack);
 #if WEFT_ASAN
   __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
 #endif
 }
 
-void wait_at(Barrier& barrier) {
+// Until `barrier` has passed `generation`.
+void wait_past(const Barrier& barrier, uint64_t generation) {
+  if (barrier.generation != generation) return;
   Fiber& self = *running->current;
-  self.generation = barrier.generation;
-  ++barrier.arrived;
-  barrier.release_if_full();
-  if (barrier.generation != self.generation) return;
+  self.generation = generation;
   self.waits_for = &barrier;
   to_scheduler(false);
   threadIdx = self.index;
+  blockIdx = running->block_of(self).index;
 }
 
-void run_block(Block& block, Stacks& stacks) {
+void wait_at(Barrier& barrier) {
+  const uint64_t generation = barrier.generation;
+  ++barrier.arrived;
+  barrier.release_if_full();
+  wait_past(barrier, generation);
+}
+
+void run_cluster(Cluster& cluster, Stacks& stacks) {
   const auto num_threads = static_cast<int>(blockDim.x * blockDim.y * blockDim.z);
-  block.fibers.assign(static_cast<size_t>(num_threads), Fiber{});
-  block.warps = std::vector<Warp>(static_cast<size_t>((num_threads + kWarp - 1) / kWarp));
-  block.barrier = Barrier{.live = num_threads};
-  for (int i = 0; i < num_threads; ++i) {
-    Fiber& fiber = block.fibers[static_cast<size_t>(i)];
+  const int num_fibers = num_threads * static_cast<int>(cluster.blocks.size());
+  cluster.fibers.assign(static_cast<size_t>(num_fibers), Fiber{});
+  cluster.barrier = Barrier{.live = num_fibers};
+  for (Block& block : cluster.blocks) {
+    block.warps = std::vector<Warp>(static_cast<size_t>((num_threads + kWarp - 1) / kWarp));
+    block.barrier = Barrier{.live = num_threads};
+  }
+  for (int f = 0; f < num_fibers; ++f) {
+    Fiber& fiber = cluster.fibers[static_cast<size_t>(f)];
+    const int i = f % num_threads;
     const auto n = static_cast<unsigned>(i);
     fiber.index = dim3(n % blockDim.x, n / blockDim.x % blockDim.y, n / (blockDim.x * blockDim.y));
+    fiber.block = f / num_threads;
     fiber.warp = i / kWarp;
     fiber.lane = i % kWarp;
-    ++block.warps[static_cast<size_t>(fiber.warp)].barrier.live;
+    ++cluster.warp_of(fiber).barrier.live;
     // As weft_switch_stack leaves a stack: six registers, then where to return to; aligned as after a call.
-    auto** top = reinterpret_cast<void**>(stacks.of(static_cast<size_t>(i)) + kStackBytes);
+    auto** top = reinterpret_cast<void**>(stacks.of(static_cast<size_t>(f)) + kStackBytes);
     *--top = nullptr;
     *--top = reinterpret_cast<void*>(&fiber_main);
     for (int r = 0; r < 6; ++r) *--top = nullptr;
     fiber.stack = top;
   }
-  running = &block;
-  int left = num_threads;
+  running = &cluster;
+  int left = num_fibers;
   while (left > 0) {
     bool moved = false;
-    for (size_t i = 0; i < block.fibers.size(); ++i) {
-      Fiber& fiber = block.fibers[i];
+    for (size_t i = 0; i < cluster.fibers.size(); ++i) {
+      Fiber& fiber = cluster.fibers[i];
       if (fiber.done) continue;
       if (fiber.waits_for != nullptr && fiber.waits_for->generation == fiber.generation) continue;
       fiber.waits_for = nullptr;
       moved = true;
-      resume(block, fiber, stacks.of(i));
+      resume(cluster, fiber, stacks.of(i));
       if (fiber.done) --left;
-      if (block.failure) {
+      if (cluster.failure) {
         running = nullptr;
-        std::rethrow_exception(block.failure);
+        std::rethrow_exception(cluster.failure);
       }
     }
     if (!moved) {
       running = nullptr;
+      const dim3 first = cluster.blocks.front().index;
       WEFT_THROW("emulation: {} threads of block ({}, {}, {}) wait for barriers that not all will reach",
-                 left, blockIdx.x, blockIdx.y, blockIdx.z);
+                 left, first.x, first.y, first.z);
     }
   }
   running = nullptr;
@@ -235,57 +267,86 @@ void run_block(Block& block, Stacks& stacks) {
 
 }  // namespace
 
-void run_grid(dim3 grid, dim3 block_shape, size_t shared_bytes, const std::function<void()>& thread) {
+void run_grid(dim3 grid, dim3 block_shape, unsigned cluster_blocks, size_t shared_bytes,
+              const std::function<void()>& thread) {
   static thread_local Stacks stacks;
   WEFT_CHECK(
       grid.x > 0 && grid.y > 0 && grid.y <= 65535 && grid.z > 0 && grid.z <= 65535 && block_shape.x > 0 &&
-          block_shape.x * block_shape.y * block_shape.z <= 1024 && shared_bytes <= 227 * 1024,
-      "emulation: a grid of ({}, {}, {}) blocks of ({}, {}, {}) threads with {} bytes of shared memory "
-      "cannot be launched",
-      grid.x, grid.y, grid.z, block_shape.x, block_shape.y, block_shape.z, shared_bytes);
-  Block block;
-  block.thread = &thread;
+          block_shape.x * block_shape.y * block_shape.z <= 1024 && shared_bytes <= 227 * 1024 &&
+          cluster_blocks >= 1 && cluster_blocks <= 8 && grid.x % cluster_blocks == 0,
+      "emulation: a grid of ({}, {}, {}) blocks of ({}, {}, {}) threads with {} bytes of shared memory, {} "
+      "blocks a cluster, cannot be launched",
+      grid.x, grid.y, grid.z, block_shape.x, block_shape.y, block_shape.z, shared_bytes, cluster_blocks);
   gridDim = grid;
   blockDim = block_shape;
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x; ++x) {
-        blockIdx = dim3(x, y, z);
-        // New for each block, of the exact size, and full of NaN: what was not written is not there.
-        const auto shared = std::make_unique<std::byte[]>(shared_bytes + 16);
-        std::fill_n(shared.get(), shared_bytes, std::byte{0xff});
-        block.shared = shared.get();
-        run_block(block, stacks);
+      for (unsigned x = 0; x < grid.x; x += cluster_blocks) {
+        Cluster cluster;
+        cluster.thread = &thread;
+        cluster.blocks.resize(cluster_blocks);
+        for (unsigned i = 0; i < cluster_blocks; ++i) {
+          cluster.blocks[i].index = dim3(x + i, y, z);
+          // New for each block, of the exact size, and full of NaN: what was not written is not there.
+          cluster.blocks[i].shared = std::make_unique<std::byte[]>(shared_bytes + 16);
+          std::fill_n(cluster.blocks[i].shared.get(), shared_bytes, std::byte{0xff});
+        }
+        run_cluster(cluster, stacks);
       }
     }
   }
 }
 
-void* dynamic_shared() { return running->shared; }
+void* dynamic_shared() { return running->block_of(*running->current).shared.get(); }
+
+void* shared_of_block(void* shared, int rank) {
+  const auto offset = static_cast<std::byte*>(shared) - static_cast<std::byte*>(dynamic_shared());
+  return running->blocks.at(static_cast<size_t>(rank)).shared.get() + offset;
+}
+
+void cluster_arrive() {
+  Fiber& self = *running->current;
+  Barrier& barrier = running->barrier;
+  WEFT_CHECK(!self.arrived_in_cluster, "emulation: a thread arrives twice at its cluster's barrier");
+  self.cluster_generation = barrier.generation;
+  self.arrived_in_cluster = true;
+  ++barrier.arrived;
+  barrier.release_if_full();
+}
+
+void cluster_wait() {
+  Fiber& self = *running->current;
+  WEFT_CHECK(self.arrived_in_cluster, "emulation: a thread waits at a barrier where it did not arrive");
+  wait_past(running->barrier, self.cluster_generation);
+  self.arrived_in_cluster = false;
+}
 
 int lane() { return running->current->lane; }
 
 void* slot(int of) {
   const Fiber& self = *running->current;
-  return running->warps[static_cast<size_t>(self.warp)].slots[self.turns % 2][of];
+  return running->warp_of(self).slots[self.turns % 2][of];
 }
 
 void turn() {
   Fiber& self = *running->current;
-  wait_at(running->warps[static_cast<size_t>(self.warp)].barrier);
+  wait_at(running->warp_of(self).barrier);
   ++self.turns;
 }
 
 void* last_slot(int of) {
   const Fiber& self = *running->current;
-  return running->warps[static_cast<size_t>(self.warp)].slots[(self.turns + 1) % 2][of];
+  return running->warp_of(self).slots[(self.turns + 1) % 2][of];
 }
 
 }  // namespace weft::emulation
 
-void __syncthreads() { weft::emulation::wait_at(weft::emulation::running->barrier); }
+void __syncthreads() {
+  auto& cluster = *weft::emulation::running;
+  weft::emulation::wait_at(cluster.block_of(*cluster.current).barrier);
+}
 
 void __syncwarp(unsigned) {
   auto& self = *weft::emulation::running->current;
-  weft::emulation::wait_at(weft::emulation::running->warps[static_cast<size_t>(self.warp)].barrier);
+  weft::emulation::wait_at(weft::emulation::running->warp_of(self).barrier);
 }

@@ -26,10 +26,18 @@ namespace weft::emulation {
 
 /// Runs `thread` once for each thread of each block. Throws Error if threads of a block wait for barriers
 /// that cannot be reached by all of them.
-void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& thread);
+/// cluster_blocks: blocks along x that run at the same time; static shared memory is common to them, so their
+/// kernels use dynamic shared memory alone.
+void run_grid(dim3 grid, dim3 block, unsigned cluster_blocks, size_t shared_bytes,
+              const std::function<void()>& thread);
 
 /// The dynamic shared memory of the block that runs.
 void* dynamic_shared();
+/// The same place of it in block `rank` of the cluster.
+void* shared_of_block(void* shared, int rank);
+/// kernels/common/cluster.cuh says what these do.
+void cluster_arrive();
+void cluster_wait();
 
 int lane();
 /// Space of `kSlotBytes` for one lane of this warp to show to the others; there are two of each, by turns.

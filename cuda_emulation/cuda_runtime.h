@@ -31,6 +31,9 @@ struct uint2 {
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
 
 enum cudaError_t {
   cudaSuccess = 0,
@@ -134,6 +137,7 @@ template <class... T>
 struct Launch {
   dim3 grid;
   dim3 block;
+  unsigned cluster_blocks;
   size_t shared_bytes;
   void (*kernel)(T...);
   Arguments<std::index_sequence_for<T...>, T...> args;
@@ -146,20 +150,22 @@ weft::device::Stream& stream_for_kernel(cudaStream_t stream, bool overlaps);
 int64_t num_overlapping_kernels();
 
 template <class... T, size_t... kIndex>
-void launch_indexed(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, bool overlaps,
-                    void (*kernel)(T...), const std::tuple<T...>& args, std::index_sequence<kIndex...>) {
-  const Launch<T...> launched{
-      grid, block, shared_bytes, kernel, {Argument<kIndex, T>{std::get<kIndex>(args)}...}};
+void launch_indexed(dim3 grid, dim3 block, unsigned cluster_blocks, size_t shared_bytes, cudaStream_t stream,
+                    bool overlaps, void (*kernel)(T...), const std::tuple<T...>& args,
+                    std::index_sequence<kIndex...>) {
+  const Launch<T...> launched{grid,         block,  cluster_blocks,
+                              shared_bytes, kernel, {Argument<kIndex, T>{std::get<kIndex>(args)}...}};
   const auto run = [](const Launch<T...>& l, weft::device::ExecContext&) {
-    run_grid(l.grid, l.block, l.shared_bytes, [&l] { l.args.call(l.kernel); });
+    run_grid(l.grid, l.block, l.cluster_blocks, l.shared_bytes, [&l] { l.args.call(l.kernel); });
   };
   stream_for_kernel(stream, overlaps)
       .launch<Launch<T...>>("kernel", +run, launched, std::initializer_list<weft::device::Access>{});
 }
 template <class... T>
-void launch(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, bool overlaps,
-            void (*kernel)(T...), const std::tuple<T...>& args) {
-  launch_indexed(grid, block, shared_bytes, stream, overlaps, kernel, args, std::index_sequence_for<T...>{});
+void launch(dim3 grid, dim3 block, unsigned cluster_blocks, size_t shared_bytes, cudaStream_t stream,
+            bool overlaps, void (*kernel)(T...), const std::tuple<T...>& args) {
+  launch_indexed(grid, block, cluster_blocks, shared_bytes, stream, overlaps, kernel, args,
+                 std::index_sequence_for<T...>{});
 }
 
 }  // namespace weft::emulation
@@ -176,6 +182,15 @@ inline unsigned __float_as_uint(float x) {
   unsigned y;
   std::memcpy(&y, &x, 4);
   return y;
+}
+/// Each of the four bytes of the result is the byte of y:x that four bits of `selector` name.
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+  const uint64_t from = uint64_t{y} << 32 | x;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i) {
+    result |= static_cast<unsigned>(from >> 8 * (selector >> 4 * i & 7U) & 0xffU) << 8 * i;
+  }
+  return result;
 }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }

@@ -37,6 +37,25 @@ void gemm(Stream& stream, const GemmArgs& args) {
                 Accesses().write(args.out).read(args.a).read(args.w).read(args.bias).list());
 }
 
+void gemm_silu_mul(Stream& stream, const GemmSiluMulArgs& args) {
+  constexpr const char* kOp = "gemm_silu_mul";
+  check_shape(kOp, "a", args.a, {-1, -1});
+  check_shape(kOp, "w", args.w, {-1, args.a.shape[1]});
+  WEFT_CHECK(args.w.shape[0] % 2 == 0, "{}: w is {}; its rows must be as many of gate as of up", kOp,
+             args.w.describe());
+  check_shape(kOp, "gate_up", args.gate_up, {args.a.shape[0], args.w.shape[0]});
+  check_shape(kOp, "out", args.out, {args.a.shape[0], args.w.shape[0] / 2});
+  check_operands(kOp, args.out, args.a, args.w);
+  check_dense_rows(kOp, "w", args.w);
+  check_dtype(kOp, "out", args.out, args.a.dtype);
+  check_dtype(kOp, "gate_up", args.gate_up, args.a.dtype);
+  check_writable_rows(kOp, "gate_up", args.gate_up);
+  check_dense_rows(kOp, "gate_up", args.gate_up);
+  if (args.out.numel() == 0) return;
+  stream.launch(kOp, WEFT_KERNEL(stream, gemm_silu_mul), args,
+                Accesses().write(args.out).write(args.gate_up).read(args.a).read(args.w).list());
+}
+
 void batched_gemm(Stream& stream, const BatchedGemmArgs& args) {
   constexpr const char* kOp = "batched_gemm";
   check_shape(kOp, "a", args.a, {-1, -1, -1});

@@ -4,12 +4,15 @@
 
 #include "base/error.h"
 #include "ops/cpu/isa.h"
+#if WEFT_CUDA
+#include "device/cuda/cublas_lt.h"
+#endif
 
 namespace weft::ops {
 namespace {
 
 /// Who else has kernels, where a build has their headers.
-enum class Library : uint8_t { kNone, kFlashInfer };
+enum class Library : uint8_t { kNone, kFlashInfer, kCublasLt };
 
 struct Entry {
   std::string_view op;
@@ -19,8 +22,6 @@ struct Entry {
   std::string_view served = {};      // what of the op it serves
 };
 
-constexpr std::string_view kGemmWhy =
-    "cuBLASLt is not used: it picks its sums by the number of rows, so a row's bits would depend on others";
 constexpr std::string_view kGroupedWhy = "DeepGEMM's kernels are not part of this build";
 constexpr std::string_view kMlaWhy = "no tensor cores";
 
@@ -29,8 +30,10 @@ constexpr Entry kEntries[] = {
     {"embedding", "common/gather.cu", ""},
     {"rms_norm", "norm/rms_norm.cu", ""},
     {"add_rms_norm", "norm/rms_norm.cu", ""},
-    {"gemm", "gemm/gemm.cu: tensor cores; f32 without", kGemmWhy},
-    {"batched_gemm", "gemm/gemm.cu: tensor cores; f32 without", kGemmWhy},
+    {"gemm", "gemm/gemm.cu: tensor cores; f32 without", "", Library::kCublasLt, "many rows of 16 bits"},
+    {"gemm_silu_mul", "gemm/gemm.cu: tensor cores; f32 without", "", Library::kCublasLt,
+     "many rows of 16 bits"},
+    {"batched_gemm", "gemm/gemm.cu: tensor cores; f32 without", ""},
     {"qk_norm_rope_write", "attention/rope_write.cu", ""},
     {"mla_norm_rope_write", "attention/rope_write.cu", ""},
     {"paged_attention", "attention/attention.cu: f32 arithmetic", "", Library::kFlashInfer,
@@ -54,9 +57,12 @@ constexpr Entry kEntries[] = {
     {"copy_words", "common/step_io.cu", ""},
 };
 
+std::string_view name_of(Library library) {
+  return library == Library::kFlashInfer ? "FlashInfer" : "cuBLASLt";
+}
+
 /// Why kernels of `library` do not run here; empty if they do, or would if there were a GPU.
-std::string why_not(Library library) {
-  if (library == Library::kNone) return {};
+std::string why_not_flashinfer() {
 #if WEFT_HAS_FLASHINFER
   if (!device::cuda_unavailable_reason().empty()) return {};
   const std::string capability = device::cuda_gpus().front().compute_capability;
@@ -67,6 +73,23 @@ std::string why_not(Library library) {
   return "this build lacks the headers of FlashInfer, which ./dev build fetches (WEFT_FLASHINFER_DIR)";
 #endif
 }
+std::string why_not_cublas_lt() {
+#if WEFT_CUDA
+  return device::cuda::cublas_lt_unavailable_reason();
+#else
+  return "this build has no CUDA";
+#endif
+}
+std::string why_not(Library library) {
+  switch (library) {
+    case Library::kFlashInfer:
+      return why_not_flashinfer();
+    case Library::kCublasLt:
+      return why_not_cublas_lt();
+    default:
+      return {};
+  }
+}
 
 KernelInfo on_cuda(const Entry& entry) {
   const std::string reason = why_not(entry.library);
@@ -74,7 +97,8 @@ KernelInfo on_cuda(const Entry& entry) {
     return {std::string(entry.op), std::string(entry.cuda),
             entry.why.empty() ? reason : std::string(entry.why)};
   }
-  return {std::string(entry.op), fmt::format("FlashInfer for {}; else {}", entry.served, entry.cuda), ""};
+  return {std::string(entry.op),
+          fmt::format("{} for {}; else {}", name_of(entry.library), entry.served, entry.cuda), ""};
 }
 
 }  // namespace

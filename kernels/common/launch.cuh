@@ -22,6 +22,7 @@ struct LaunchShape {
   dim3 grid{1};
   dim3 block{1};
   size_t shared_bytes = 0;
+  unsigned cluster_blocks = 1;  // neighbours along x that run at the same time (kernels/common/cluster.cuh)
 };
 
 /// `n` as a number of blocks. Throws if the grid cannot have so many.
@@ -70,20 +71,29 @@ void launch_as(void (*)(Params...), const CudaContext& context, const LaunchShap
   (void)&detail::Registered<kKernel>::instance;
   const CudaContext::Next next = context.next_kernel();
 #if WEFT_CUDA_EMULATED
-  emulation::launch(shape.grid, shape.block, shape.shared_bytes, next.stream, next.overlaps, kKernel,
-                    std::tuple<Params...>(args...));
+  emulation::launch(shape.grid, shape.block, shape.cluster_blocks, shape.shared_bytes, next.stream,
+                    next.overlaps, kKernel, std::tuple<Params...>(args...));
 #else
   void* pointers[] = {static_cast<void*>(&args)...};
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2] = {};
+  unsigned num_attributes = 0;
+  if (next.overlaps) {
+    cudaLaunchAttribute& early = attributes[num_attributes++];
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (shape.cluster_blocks > 1) {
+    cudaLaunchAttribute& cluster = attributes[num_attributes++];
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {shape.cluster_blocks, 1, 1};
+  }
   cudaLaunchConfig_t config{};
   config.gridDim = shape.grid;
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = next.stream;
-  config.attrs = &early;
-  config.numAttrs = next.overlaps ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = num_attributes;
   device::cuda::check_cuda(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kKernel), pointers),
                            "kernel launch");
 #endif

@@ -1,39 +1,28 @@
-// gemm, batched_gemm and grouped_gemm: three kernels, alike for all three ops.
+// gemm, batched_gemm and grouped_gemm.
 //
-// few rows (16-bit): bound by reading w. A block has 16 rows and 16 columns, each of its 8 warps one segment
-// of
-//   k; fragments come straight from memory, 16 bytes a lane, nothing is staged.
+// few rows (16-bit, aligned and dense): few_rows.cuh, for all but groups.
+// few rows otherwise (16-bit): a block has 16 rows and 16 columns, each of its 8 warps one segment of k;
+//   fragments come straight from memory, nothing is staged.
 // many rows (16-bit): bound by the tensor cores. Tiles of a and w go through shared memory in four stages.
 // f32: fused multiply-adds, since the tensor cores would round to 11 bits.
+#include "device/cuda/cublas_lt.h"
 #include "kernels/common/launch.cuh"
 #include "kernels/common/types.cuh"
+#include "kernels/gemm/few_rows.cuh"
 #include "kernels/gemm/mma.cuh"
 #include "kernels/gemm/product.cuh"
+#include "kernels/gemm/transposed.cuh"
 #include "ops/cuda/kernels.h"
 
 namespace weft::kernels {
 namespace {
-
-// In a step of 32 columns lane t of a row holds columns [8t, 8t + 8): one access. The tensor core's two steps
-// of 16 take them as its columns (2t, 2t+1) and (2t+8, 2t+9): a sum over k does not mind, as long as a and w
-// agree. half: which of the two steps.
-__device__ inline void as_a(uint32_t (&a)[4], const uint4& upper, const uint4& lower, int half) {
-  a[0] = half == 0 ? upper.x : upper.z;
-  a[1] = half == 0 ? lower.x : lower.z;
-  a[2] = half == 0 ? upper.y : upper.w;
-  a[3] = half == 0 ? lower.y : lower.w;
-}
-__device__ inline void as_b(uint32_t (&b)[2], const uint4& w, int half) {
-  b[0] = half == 0 ? w.x : w.z;
-  b[1] = half == 0 ? w.y : w.w;
-}
 
 constexpr int kFewRows = 16;
 constexpr int kFewColumns = 16;
 
 template <class T, class Out>
 __global__ void __launch_bounds__(kSegments * 32)
-    few_rows_kernel(OpSite site, ProductTexts texts, Products p) {
+    small_tile_kernel(OpSite site, ProductTexts texts, Products p) {
   __shared__ float partial[kSegments][kFewRows][kFewColumns + 1];
   let_next_start();
   wait_for_inputs(site);
@@ -247,6 +236,23 @@ __global__ void __launch_bounds__(kF32Threads) f32_kernel(OpSite site, ProductTe
   }
 }
 
+/// n: columns of out.
+FewRows few_rows(const Products& p, int64_t n) {
+  return {.out = p.out,
+          .a = p.a,
+          .w = p.w,
+          .bias = p.bias,
+          .out_stride = p.out_stride,
+          .out_product_stride = p.out_product_stride,
+          .a_stride = p.a_stride,
+          .a_product_stride = p.a_product_stride,
+          .w_stride = p.w_stride,
+          .w_product_stride = p.w_product_stride,
+          .n = n,
+          .k = p.k,
+          .m = static_cast<int32_t>(p.m)};
+}
+
 // Blocks: x the tile of columns, y that of rows, z the product.
 LaunchShape tile_shape(const Products& p, int64_t rows, int64_t columns, int64_t threads, size_t shared) {
   const int64_t tiles = p.rows == Rows::kContiguous ? p.m / rows + p.groups : ceil_div(p.m, rows);
@@ -260,13 +266,26 @@ LaunchShape tile_shape(const Products& p, int64_t rows, int64_t columns, int64_t
           .shared_bytes = shared};
 }
 
+// The few rows that launch_few_rows() serves.
+bool has_few_rows(const Products& p) {
+  return p.rows == Rows::kPlain && p.packed && p.m <= max_few_rows(p.n * p.groups);
+}
+
 template <class T, class Out>
 void launch_16bit(const CudaContext& context, const Products& p) {
+  if (has_few_rows(p)) {
+    launch_few_rows<T, Out, false>(context, few_rows(p, p.n), p.groups);
+    return;
+  }
+  if (is_transposed(p)) {
+    launch_transposed<T, Out>(context, p);
+    return;
+  }
   // Rows of a group are known to the device alone: the mean says how many to expect.
   const int64_t rows = p.rows == Rows::kContiguous ? p.m / (p.groups > 0 ? p.groups : 1) : p.m;
   if (rows <= 2 * kFewRows) {
-    launch<&few_rows_kernel<T, Out>>(context, tile_shape(p, kFewRows, kFewColumns, kSegments * 32, 0),
-                                     context.site, kProductTexts, p);
+    launch<&small_tile_kernel<T, Out>>(context, tile_shape(p, kFewRows, kFewColumns, kSegments * 32, 0),
+                                       context.site, kProductTexts, p);
     return;
   }
   const int64_t large = ceil_div<int64_t>(rows, LargeTile::kRows) *
@@ -320,6 +339,18 @@ Products products_of(const TensorView& out, const TensorView& a, const TensorVie
   return p;
 }
 
+// The one product of gemm.
+Products product_of(const TensorView& out, const TensorView& a, const TensorView& w) {
+  Products p = products_of(out, a, w, w.shape[0], w.shape[1], 1);
+  p.out_stride = out.stride[0];
+  p.a_stride = a.stride[0];
+  p.w_stride = w.stride[0];
+  p.m = a.shape[0];
+  p.groups = 1;
+  p.rows = Rows::kPlain;
+  return p;
+}
+
 }  // namespace
 }  // namespace weft::kernels
 
@@ -328,15 +359,41 @@ namespace weft::ops::cuda {
 using namespace weft::kernels;  // the other half of this file
 
 void gemm(const GemmArgs& args, ExecContext& context) {
-  Products p = products_of(args.out, args.a, args.w, args.w.shape[0], args.w.shape[1], 1);
+  Products p = product_of(args.out, args.a, args.w);
   p.bias = args.bias.defined() ? args.bias.data : nullptr;
-  p.out_stride = args.out.stride[0];
-  p.a_stride = args.a.stride[0];
-  p.w_stride = args.w.stride[0];
-  p.m = args.a.shape[0];
-  p.groups = 1;
-  p.rows = Rows::kPlain;
-  launch_products(cuda_context(context), p, args.a.dtype, args.out.dtype);
+  const CudaContext& cuda = cuda_context(context);
+  if (!has_few_rows(p) && cuda.cublas_lt != nullptr &&
+      cuda.cublas_lt->multiply({.out = p.out,
+                                .a = p.a,
+                                .w = p.w,
+                                .bias = p.bias,
+                                .out_stride = p.out_stride,
+                                .a_stride = p.a_stride,
+                                .w_stride = p.w_stride,
+                                .m = p.m,
+                                .n = p.n,
+                                .k = p.k,
+                                .dtype = args.a.dtype,
+                                .out_dtype = args.out.dtype},
+                               cuda)) {
+    return;
+  }
+  launch_products(cuda, p, args.a.dtype, args.out.dtype);
+}
+
+void gemm_silu_mul(const GemmSiluMulArgs& args, ExecContext& context) {
+  const Products p = product_of(args.out, args.a, args.w);
+  if (args.a.dtype == DType::kF32 || !has_few_rows(p)) {
+    gemm({.out = args.gate_up, .a = args.a, .w = args.w, .bias = {}}, context);
+    silu_mul({.out = args.out, .gate_up = args.gate_up}, context);
+    return;
+  }
+  const FewRows few = few_rows(p, args.out.shape[1]);
+  if (args.a.dtype == DType::kBF16) {
+    launch_few_rows<bf16, bf16, true>(cuda_context(context), few, 1);
+  } else {
+    launch_few_rows<f16, f16, true>(cuda_context(context), few, 1);
+  }
 }
 
 void batched_gemm(const BatchedGemmArgs& args, ExecContext& context) {

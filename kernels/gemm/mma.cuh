@@ -37,6 +37,20 @@ __device__ inline void mma_16x8x16(float (&c)[4], const uint32_t (&a)[4], const 
 #endif
 }
 
+/// In a step of 32 columns lane t of a row holds columns [8t, 8t + 8): one access. The tensor core's two
+/// steps of 16 take them as its columns (2t, 2t+1) and (2t+8, 2t+9): a sum over k does not mind, as long as a
+/// and w agree. half: which of the two steps.
+__device__ inline void as_a(uint32_t (&a)[4], const uint4& upper, const uint4& lower, int half) {
+  a[0] = half == 0 ? upper.x : upper.z;
+  a[1] = half == 0 ? lower.x : lower.z;
+  a[2] = half == 0 ? upper.y : upper.w;
+  a[3] = half == 0 ? lower.y : lower.w;
+}
+__device__ inline void as_b(uint32_t (&b)[2], const uint4& w, int half) {
+  b[0] = half == 0 ? w.x : w.z;
+  b[1] = half == 0 ? w.y : w.w;
+}
+
 /// Starts to copy 16 bytes from global to shared memory; zeros instead if they do not exist (`global` is then
 /// any valid address).
 __device__ inline void copy_async(uint4* shared, const void* global, bool exists) {

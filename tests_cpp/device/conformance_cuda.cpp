@@ -96,10 +96,10 @@ TEST_F(CudaDeviceTest, AnOpOfTheHostIsRefused) {
 
 TEST(CudaContextTest, AKernelOverlapsWithTheKernelBeforeItAndWithNothingElse) {
   cuda::StreamTail tail{.can_overlap = true};
-  const cuda::CudaContext context(nullptr, tail, {}, 1);
+  const cuda::CudaContext context(nullptr, tail, {}, {});
   EXPECT_FALSE(context.next_kernel().overlaps);
   EXPECT_TRUE(context.next_kernel().overlaps);
-  EXPECT_TRUE(cuda::CudaContext(nullptr, tail, {}, 1).next_kernel().overlaps);  // the next op's
+  EXPECT_TRUE(cuda::CudaContext(nullptr, tail, {}, {}).next_kernel().overlaps);  // the next op's
   (void)context.foreign_stream();
   EXPECT_FALSE(context.next_kernel().overlaps);
   EXPECT_TRUE(context.next_kernel().overlaps);
@@ -107,7 +107,7 @@ TEST(CudaContextTest, AKernelOverlapsWithTheKernelBeforeItAndWithNothingElse) {
 
 TEST(CudaContextTest, NothingOverlapsOnAGpuThatCannot) {
   cuda::StreamTail tail;
-  const cuda::CudaContext context(nullptr, tail, {}, 1);
+  const cuda::CudaContext context(nullptr, tail, {}, {});
   (void)context.next_kernel();
   EXPECT_FALSE(context.next_kernel().overlaps);
 }

@@ -2,6 +2,9 @@
 #if WEFT_CUDA
 #include <gmock/gmock.h>
 
+#include <array>
+
+#include "ops/elementwise.h"
 #include "ops/gemm.h"
 #include "support/twin_ops.h"
 
@@ -19,7 +22,9 @@ struct Shape {
 // Tails of every tile of every kernel, and k below a step, within a segment and past all of them.
 constexpr Shape kShapes[] = {{1, 1, 1, 0},      {1, 40, 64, 0},   {3, 17, 33, 1},  {16, 16, 256, 8},
                              {2, 3, 0, 0},      {33, 65, 40, 0},  {35, 9, 257, 3}, {70, 130, 96, 0},
-                             {129, 140, 72, 8}, {5, 18, 2100, 0}, {0, 8, 8, 0}};
+                             {129, 140, 72, 8}, {5, 18, 2100, 0}, {0, 8, 8, 0},    {2, 33, 520, 8},
+                             {8, 50, 2056, 0},  {9, 24, 3000, 0}, {16, 31, 72, 0}, {17, 40, 128, 0},
+                             {64, 33, 64, 0},   {65, 24, 64, 8}};
 
 double relative(DType dtype) { return 2 * unit_roundoff(dtype); }
 double absolute(int64_t k) { return 2e-6 * static_cast<double>(k + 1); }
@@ -48,10 +53,22 @@ TEST_F(CudaGemmTest, MatchesOnOddShapesAndStrides) {
   }
 }
 
-TEST_F(CudaGemmTest, ARowHasTheSameBitsWhateverTheNumberOfRows) {
+// Rows of a product that take another kernel may differ in the last bits; these are the classes.
+TEST_F(CudaGemmTest, ARowHasTheSameBitsWhateverTheOtherRowsOfItsClass) {
+  struct Class {
+    int64_t k;
+    int64_t rows;
+    std::vector<std::pair<int64_t, int64_t>> parts;  // first row, rows
+  };
+  const Class classes[] = {
+      {2056, 16, {{15, 1}, {7, 1}, {3, 5}, {2, 9}}},     // few rows, over several blocks of a cluster
+      {1000, 16, {{15, 1}, {3, 8}, {0, 12}}},            // few rows
+      {128, 100, {{0, 70}, {30, 66}}},                   // cuBLASLt's rows, if it is here
+      {100, 150, {{149, 1}, {7, 1}, {3, 20}, {60, 60}}}  // rows that are not aligned
+  };
   for (const DType dtype : kDTypes) {
-    for (const int64_t k : {100, 1000}) {
-      constexpr int64_t kRows = 150;  // takes the tiles for many rows; 40 and 1 take others
+    for (const auto& [k, rows, parts] : classes) {
+      const int64_t kRows = rows;
       const auto a = HostTensor(dtype, {kRows, k}).fill_normal(4);
       const auto w = HostTensor(dtype, {133, k}).fill_normal(5);
       const HostTensor out(DType::kF32, {kRows, 133});
@@ -64,7 +81,7 @@ TEST_F(CudaGemmTest, ARowHasTheSameBitsWhateverTheNumberOfRows) {
         })[0];
       };
       const HostTensor all = run(0, kRows);
-      for (const auto& [first, count] : {std::pair<int64_t, int64_t>{149, 1}, {7, 1}, {3, 20}, {60, 60}}) {
+      for (const auto& [first, count] : parts) {
         const HostTensor some = run(first, count);
         for (int64_t i = first * 133; i < (first + count) * 133; ++i) {
           ASSERT_EQ(some.bits(i), all.bits(i)) << dtype_name(dtype) << " k=" << k << " rows from " << first
@@ -73,6 +90,49 @@ TEST_F(CudaGemmTest, ARowHasTheSameBitsWhateverTheNumberOfRows) {
       }
     }
   }
+}
+
+TEST_F(CudaGemmTest, SiluMulOfAProductMatches) {
+  for (const DType dtype : kDTypes) {
+    for (const Shape& shape : {Shape{1, 5, 64, 0},
+                               {3, 40, 520, 8},
+                               {16, 17, 2048, 0},
+                               {17, 24, 64, 0},
+                               {70, 9, 40, 0},
+                               {2, 6, 33, 1},
+                               {0, 4, 8, 0}}) {
+      SCOPED_TRACE(std::string(dtype_name(dtype)) + " m=" + std::to_string(shape.m) +
+                   " inter=" + std::to_string(shape.n) + " k=" + std::to_string(shape.k));
+      const auto a = HostTensor(dtype, {shape.m, shape.k}, {shape.k + shape.gap, 1}).fill_normal(14);
+      const auto w = HostTensor(dtype, {2 * shape.n, shape.k}, {shape.k + shape.gap, 1}).fill_normal(15);
+      const HostTensor gate_up(dtype, {shape.m, 2 * shape.n});
+      const HostTensor out(dtype, {shape.m, shape.n}, {shape.n + 3, 1});
+      // Gate and up are rounded, and each of them times the other one's size is what that costs.
+      const double size = static_cast<double>(shape.k);
+      expect_twins(
+          [&](Side& s) {
+            ops::gemm_silu_mul(s.stream(),
+                               {.out = s.out(out), .gate_up = s.in(gate_up), .a = s.in(a), .w = s.in(w)});
+          },
+          8 * unit_roundoff(dtype), 4 * unit_roundoff(dtype) * size + absolute(shape.k) * size);
+    }
+  }
+}
+
+TEST_F(CudaGemmTest, SiluMulOfAProductHasTheBitsOfBothOps) {
+  const auto a = HostTensor(DType::kBF16, {9, 1096}).fill_normal(16);
+  const auto w = HostTensor(DType::kBF16, {2 * 21, 1096}).fill_normal(17);
+  const HostTensor gate_up(DType::kBF16, {9, 42});
+  const HostTensor out(DType::kBF16, {9, 21});
+  const HostTensor fused = on_cuda([&](Side& s) {
+    ops::gemm_silu_mul(s.stream(), {.out = s.out(out), .gate_up = s.in(gate_up), .a = s.in(a), .w = s.in(w)});
+  })[0];
+  const HostTensor separate = on_cuda([&](Side& s) {
+    const TensorView middle = s.in(gate_up);
+    ops::gemm(s.stream(), {.out = middle, .a = s.in(a), .w = s.in(w), .bias = {}});
+    ops::silu_mul(s.stream(), {.out = s.out(out), .gate_up = middle});
+  })[0];
+  EXPECT_TRUE(bit_equal(fused, separate));
 }
 
 TEST_F(CudaGemmTest, BatchedMatchesForBothLayoutsOfW) {
@@ -90,6 +150,22 @@ TEST_F(CudaGemmTest, BatchedMatchesForBothLayoutsOfW) {
             ops::batched_gemm(s.stream(), {.out = s.out(out), .a = s.in(a), .w = s.in(transposed)});
           },
           relative(dtype), absolute(24));
+    }
+  }
+}
+
+TEST_F(CudaGemmTest, BatchedMatchesForWeightsThatAreDenseAlongTheirRows) {
+  for (const DType dtype : kDTypes) {
+    for (const auto& [m, n, k] :
+         {std::array<int64_t, 3>{1, 72, 128}, {16, 64, 32}, {17, 8, 16}, {70, 136, 160}}) {
+      SCOPED_TRACE(std::string(dtype_name(dtype)) + " m=" + std::to_string(m) + " n=" + std::to_string(n) +
+                   " k=" + std::to_string(k));
+      const auto a = HostTensor(dtype, {m, 2, k}, {2 * k + 6, k + 2, 1}).fill_normal(18);
+      const auto w = HostTensor(dtype, {2, n, k}, {k * (n + 8), 1, n + 8}).fill_normal(19);
+      const HostTensor out(dtype, {m, 2, n}, {2 * n + 3, n, 1});
+      expect_twins(
+          [&](Side& s) { ops::batched_gemm(s.stream(), {.out = s.out(out), .a = s.in(a), .w = s.in(w)}); },
+          relative(dtype), absolute(k));
     }
   }
 }

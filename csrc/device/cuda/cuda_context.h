@@ -36,12 +36,26 @@ struct StreamTail {
   bool after_kernel = false;  // the last item is a kernel of launch(), which waits for what is before it
 };
 
+class CublasLt;
+
+/// What ops need to know of a device.
+struct DeviceParts {
+  int num_sms = 1;                // multiprocessors
+  bool has_clusters = false;      // blocks may form clusters: from compute capability 9.0 on
+  CublasLt* cublas_lt = nullptr;  // null: none
+};
+
 /// The context of an op on a CUDA device. The op runs when it is enqueued, on the host, and launches kernels
 /// on its stream, also while that is capturing: so it must not synchronise, allocate or read device memory.
 class CudaContext final : public ExecContext {
  public:
-  CudaContext(cudaStream_t stream, StreamTail& tail, const OpSite& op_site, int sms)
-      : site(op_site), num_sms(sms), stream_(stream), tail_(tail) {}
+  CudaContext(cudaStream_t stream, StreamTail& tail, const OpSite& op_site, const DeviceParts& parts)
+      : site(op_site),
+        num_sms(parts.num_sms),
+        has_clusters(parts.has_clusters),
+        cublas_lt(parts.cublas_lt),
+        stream_(stream),
+        tail_(tail) {}
 
   [[nodiscard]] int num_threads() const override { return 1; }
   /// Throws: an op of the host has no place in a CUDA stream.
@@ -66,7 +80,9 @@ class CudaContext final : public ExecContext {
   }
 
   const OpSite site;
-  const int num_sms;  // multiprocessors of the device
+  const int num_sms;
+  const bool has_clusters;
+  CublasLt* const cublas_lt;
 
  private:
   cudaStream_t stream_;

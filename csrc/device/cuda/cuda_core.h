@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "device/buffer_table.h"
+#include "device/cuda/cublas_lt.h"
 #include "device/cuda/cuda_api.h"
 #include "device/cuda/op_trace.h"
 #include "device/cuda/progress_words.h"
@@ -44,6 +45,9 @@ class Core {
 
   /// `op` is static text.
   [[nodiscard]] const OpName* intern(const std::string& stream, std::string_view op);
+  [[nodiscard]] DeviceParts parts() {
+    return {.num_sms = num_sms, .has_clusters = can_overlap, .cublas_lt = &cublas_lt};
+  }
   [[nodiscard]] OpSite site(const OpName* op, const void** word) const;
 
   void capture_begins(const std::string& stream);
@@ -87,6 +91,9 @@ class Core {
   std::vector<std::string> capturing_;
   std::vector<cudaStream_t> streams_;
   std::list<Retired> retired_;
+
+ public:
+  CublasLt cublas_lt{*this};  // last, as it allocates
 };
 
 }  // namespace weft::device::cuda

@@ -116,7 +116,7 @@ void CudaStream::enqueue(const Op& op) {
   }
   const OpName* name = intern(op.name);
   core_->bind();
-  CudaContext context(handle_.get(), tail_, core_->site(name, progress_), core_->num_sms);
+  CudaContext context(handle_.get(), tail_, core_->site(name, progress_), core_->parts());
   if (capturing) {
     capture_->add_op(lane_, op, name);
     op.trampoline(op.fn, op.args, context);
@@ -271,7 +271,7 @@ void CudaStream::run_op_by_op(const GraphState& graph) {
       continue;
     }
     const std::string& lane = graph.lanes[call.lane];
-    CudaContext context(stream, tail, core_->site(call.name, graph.progress[call.lane]), core_->num_sms);
+    CudaContext context(stream, tail, core_->site(call.name, graph.progress[call.lane]), core_->parts());
     if (fails_now(lane, call.op, context)) return;
     EventHandle start = core_->trace.begin(stream);
     call.trampoline(call.fn, graph.args_of(call), context);

@@ -34,8 +34,7 @@ void DenseFfn::forward(Stream& stream, const Scratch& scratch, const TensorView&
   const int64_t rows = x.shape[0];
   const auto gate_up = scratch.view(ScratchId::kGateUp, dtype_, {rows, 2 * inter_});
   const auto act = scratch.view(ScratchId::kAct, dtype_, {rows, inter_});
-  ops::gemm(stream, {.out = gate_up, .a = x, .w = weights_.view(gate_up_), .bias = {}});
-  ops::silu_mul(stream, {.out = act, .gate_up = gate_up});
+  ops::gemm_silu_mul(stream, {.out = act, .gate_up = gate_up, .a = x, .w = weights_.view(gate_up_)});
   ops::gemm(stream, {.out = out, .a = act, .w = weights_.view(down_), .bias = {}});
 }
 

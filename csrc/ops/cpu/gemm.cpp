@@ -40,6 +40,11 @@ void gemm(const GemmArgs& args, ExecContext& context) {
       list, [&](int64_t) { return product; }, context);
 }
 
+void gemm_silu_mul(const GemmSiluMulArgs& args, ExecContext& context) {
+  gemm({.out = args.gate_up, .a = args.a, .w = args.w, .bias = {}}, context);
+  silu_mul({.out = args.out, .gate_up = args.gate_up}, context);
+}
+
 void batched_gemm(const BatchedGemmArgs& args, ExecContext& context) {
   const ProductList list = {.count = args.w.shape[0],
                             .n = args.w.shape[1],

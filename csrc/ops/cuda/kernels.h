@@ -30,6 +30,7 @@ void silu_mul(const SiluMulArgs& args, ExecContext& context);
 void qk_norm_rope_write(const QkNormRopeWriteArgs& args, ExecContext& context);
 void mla_norm_rope_write(const MlaNormRopeWriteArgs& args, ExecContext& context);
 void gemm(const GemmArgs& args, ExecContext& context);
+void gemm_silu_mul(const GemmSiluMulArgs& args, ExecContext& context);
 void batched_gemm(const BatchedGemmArgs& args, ExecContext& context);
 void grouped_gemm(const GroupedGemmArgs& args, ExecContext& context);
 void paged_attention(const PagedAttentionArgs& args, ExecContext& context);

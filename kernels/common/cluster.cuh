@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+/// Blocks of a cluster: they run at the same time, and reach each other's dynamic shared memory. From compute
+/// capability 9.0 on.
+namespace weft::kernels {
+
+/// Says that this thread has come so far. Every thread of the cluster must, then it may wait (or end).
+__device__ inline void cluster_arrive() {
+#if WEFT_CUDA_EMULATED
+  emulation::cluster_arrive();
+#elif __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+/// Waits until all threads have arrived as often as this one; what they stored before is seen.
+__device__ inline void cluster_wait() {
+#if WEFT_CUDA_EMULATED
+  emulation::cluster_wait();
+#elif __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+
+/// *shared = value, in block `rank` of the cluster; `shared` is an address of this block's.
+__device__ inline void store_to_block(float4* shared, int rank, const float4& value) {
+#if WEFT_CUDA_EMULATED
+  *static_cast<float4*>(emulation::shared_of_block(shared, rank)) = value;
+#elif __CUDA_ARCH__ >= 900
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile(
+      "{\n\t.reg .b32 remote;\n\t"
+      "mapa.shared::cluster.u32 remote, %0, %1;\n\t"
+      "st.shared::cluster.v4.f32 [remote], {%2, %3, %4, %5};\n\t}" ::"r"(address),
+      "r"(rank), "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w)
+      : "memory");
+#endif
+}
+
+}  // namespace weft::kernels
