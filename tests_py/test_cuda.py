@@ -62,6 +62,7 @@ MODES = {
 def models(tmp_path_factory):
     """By name and dtype, each made when it is first asked for. The reference computes in f32 what weights are left."""
     made = {}
+    torch.set_num_threads(1)
 
     def get(name, dtype):
         if (name, dtype) not in made:
