@@ -16,6 +16,9 @@ def build(target: str) -> Path:
         cmake = ["cmake"]
     folder = ROOT / "build" / "bench"
     options = ["-DCMAKE_BUILD_TYPE=Release", "-DWEFT_BUILD_BENCH=ON"]
+    cublas = ROOT / "build" / "headers" / "cublas"  # where ./dev put it, if it did
+    if cublas.exists():
+        options.append(f"-DWEFT_CUBLAS_INCLUDE_DIR={cublas}")
     for command in (
         [*cmake, "-S", str(ROOT), "-B", str(folder), *options],
         [*cmake, "--build", str(folder), "--target", target, "-j", str(os.cpu_count())],
