@@ -132,14 +132,13 @@ void ForwardPass::embed(const StepPlan& plan, MicroBatch& mb) {
   ledger_.at(mb.index, -1);
   plan_prefill(mb);
   const auto& layout = inputs_.layout().micro_batches[static_cast<size_t>(mb.index)];
-  const auto ids = mb.buffers->ids.rows(0, mb.rows);
   const auto x = mb.buffers->x.rows(0, mb.rows);
   auto& stream = *comm_.compute;
-  ops::resolve_token_ids(
-      stream, {.out = ids, .ids = inputs_.i32(layout.ids, mb.rows), .last_tokens = buffers_.last_tokens});
-  ops::embedding(
-      stream,
-      {.out = x, .ids = ids, .table = weights_.view(model_.embedding), .vocab_begin = model_.vocab_begin});
+  ops::embedding(stream, {.out = x,
+                          .ids = inputs_.i32(layout.ids, mb.rows),
+                          .table = weights_.view(model_.embedding),
+                          .vocab_begin = model_.vocab_begin,
+                          .last_tokens = buffers_.last_tokens});
   const auto& shape = mb.boundary.rows();
   const bool scattered = plan.layernorm_sp;
   const auto own = scattered ? x.rows(shape.slice_begin, shape.slice_rows) : x;
@@ -385,15 +384,14 @@ void ForwardPass::logits_pass(const StepPlan& plan, int64_t pass) {
   const auto* count = inputs_.device_i32(layout.logit_counts) + pass;
   const auto tokens = buffers_.tokens.rows(begin, rows);
   const auto targets = buffers_.targets.rows(begin, rows);
-  ops::sample(
-      stream,
-      {.tokens = tokens, .logits = logits, .params = inputs_.sampling_rows() + begin, .num_rows = count});
-  ops::commit_tokens(stream, {.last_tokens = buffers_.last_tokens,
-                              .targets = targets,
-                              .tokens = tokens,
-                              .slots = inputs_.i32(layout.logit_slot + begin * 4, rows),
-                              .wanted = inputs_.i32(layout.logit_wanted + begin * 4, rows),
-                              .num_rows = count});
+  ops::sample(stream, {.tokens = tokens,
+                       .logits = logits,
+                       .params = inputs_.sampling_rows() + begin,
+                       .num_rows = count,
+                       .last_tokens = buffers_.last_tokens,
+                       .slots = inputs_.i32(layout.logit_slot + begin * 4, rows),
+                       .wanted = inputs_.i32(layout.logit_wanted + begin * 4, rows),
+                       .targets = targets});
   ops::logprobs(stream, {.logprobs = buffers_.logprobs.rows(begin, rows),
                          .top_ids = buffers_.top_ids.rows(begin, rows),
                          .top_logprobs = buffers_.top_logprobs.rows(begin, rows),

@@ -45,7 +45,7 @@ class InputLayout {
   int64_t logit_index =
       0;  // i32 [max_logit_rows]: row of the final hidden states; -1: none, or another rank's
   int64_t logit_slot = 0;    // i32: request slot
-  int64_t logit_wanted = 0;  // i32: CommitTokensArgs::wanted
+  int64_t logit_wanted = 0;  // i32: SampleArgs::wanted
   int64_t logit_top = 0;     // i32: how many top log-probabilities
   int64_t logit_params = 0;  // SamplingRow
   int64_t logit_counts = 0;  // i32 [max_logit_passes]: real rows of each pass

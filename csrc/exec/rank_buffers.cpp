@@ -53,7 +53,6 @@ RankBuffers::RankBuffers(const ExecConfig& config, const model::ModelConfig& mod
     mb.x = tensor("work/x", dtype, {sizes.rows, hidden});
     mb.residual = tensor("work/residual", dtype, {sizes.rows, hidden});
     mb.h = tensor("work/h", dtype, {sizes.rows, hidden});
-    mb.ids = tensor("work/ids", DType::kI32, {sizes.rows});
     if (const int64_t size = ops::prefill_plan_size(sizes.rows, config.max_seqs); size > 0) {
       mb.prefill_plan = tensor("work/prefill_plan", DType::kI32, {size});
     }

@@ -32,7 +32,6 @@ struct RankSizes {
 struct MicroBatchBuffers {
   device::TensorView x, residual, h;          // [rows, hidden]
   device::TensorView gathered, gathered_out;  // [gathered_rows, hidden]; undefined if there are none
-  device::TensorView ids;                     // i32 [rows]: the tokens to run
   device::TensorView prefill_plan;            // i32; of ops::plan_prefill
   model::Scratch scratch;
   void* dispatch_control = nullptr;

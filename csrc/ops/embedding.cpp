@@ -1,6 +1,7 @@
 #include "ops/embedding.h"
 
 #include "base/error.h"
+#include "ops/accesses.h"
 #include "ops/backend.h"
 #include "ops/checks.h"
 #include "ops/cpu/kernels.h"
@@ -18,9 +19,14 @@ void embedding(Stream& stream, const EmbeddingArgs& args) {
   check_dense_rows(kOp, "table", args.table);
   check_writable_rows(kOp, "out", args.out);
   WEFT_CHECK(args.vocab_begin >= 0, "{}: vocab_begin={} must not be negative", kOp, args.vocab_begin);
+  if (args.last_tokens.defined()) {
+    check_shape(kOp, "last_tokens", args.last_tokens, {-1});
+    check_dtype(kOp, "last_tokens", args.last_tokens, DType::kI32);
+    check_dense_rows(kOp, "last_tokens", args.last_tokens);
+  }
   if (args.out.numel() == 0) return;
   stream.launch(kOp, WEFT_KERNEL(stream, embedding), args,
-                {device::write(args.out), device::read(args.ids), device::read(args.table)});
+                Accesses().write(args.out).read(args.ids).read(args.table).read(args.last_tokens).list());
 }
 
 void gather_rows(Stream& stream, const GatherRowsArgs& args) {

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "ops/accesses.h"
 #include "ops/backend.h"
 #include "ops/checks.h"
 #include "ops/cpu/kernels.h"
@@ -28,6 +29,12 @@ void check_vector(const char* op, const char* name, const TensorView& view, DTyp
   check_writable_rows(op, name, view);
 }
 
+void check_dense_vector(const char* op, const char* name, const TensorView& view, int64_t rows) {
+  check_vector(op, name, view, DType::kI32, rows);
+  WEFT_CHECK(view.is_contiguous(), "{}: {} is {} with a stride of {}; it must be 1", op, name,
+             view.describe(), view.stride[0]);
+}
+
 }  // namespace
 
 void sample(Stream& stream, const SampleArgs& args) {
@@ -38,10 +45,27 @@ void sample(Stream& stream, const SampleArgs& args) {
   if (rows == 0) return;
   WEFT_CHECK(args.params != nullptr, "{}: params is null; give one SamplingRow for each of {} rows", kOp,
              rows);
-  std::vector<device::Access> accesses = {write(args.tokens), read(args.logits),
-                                          read(args.params, static_cast<size_t>(rows) * sizeof(SamplingRow))};
-  if (args.num_rows != nullptr) accesses.push_back(read(args.num_rows, sizeof(int32_t)));
-  stream.launch(kOp, WEFT_KERNEL(stream, sample), args, accesses);
+  const bool commits = args.last_tokens.defined();
+  WEFT_CHECK(commits == args.slots.defined() && commits == args.wanted.defined() &&
+                 commits == args.targets.defined(),
+             "{}: last_tokens, slots, wanted and targets go together; define all or none", kOp);
+  if (commits) {
+    check_dense_vector(kOp, "last_tokens", args.last_tokens, args.last_tokens.shape[0]);
+    check_dense_vector(kOp, "slots", args.slots, rows);
+    check_dense_vector(kOp, "wanted", args.wanted, rows);
+    check_dense_vector(kOp, "targets", args.targets, rows);
+  }
+  stream.launch(kOp, WEFT_KERNEL(stream, sample), args,
+                Accesses()
+                    .write(args.tokens)
+                    .write(args.last_tokens)
+                    .write(args.targets)
+                    .read(args.logits)
+                    .read(args.params, static_cast<size_t>(rows) * sizeof(SamplingRow))
+                    .read(args.num_rows, sizeof(int32_t))
+                    .read(args.slots)
+                    .read(args.wanted)
+                    .list());
 }
 
 void logprobs(Stream& stream, const LogprobArgs& args) {

@@ -19,8 +19,13 @@ struct SampleArgs {
   TensorView logits;                    // f32 [rows, vocab]; -inf forbids a token
   const SamplingRow* params = nullptr;  // device [rows]
   const int32_t* num_rows = nullptr;    // device i32 [1]; rows beyond it are not touched; null: all rows
+  // What else becomes of the tokens: all of these, or none.
+  TensorView last_tokens{};  // i32 [num_slots]; last_tokens[slots[r]] = tokens[r] where slots[r] >= 0
+  TensorView slots{};        // i32 [rows]; -1: the token is not kept
+  TensorView wanted{};       // i32 [rows]; for targets
+  TensorView targets{};      // i32 [rows] out: wanted[r] if >= 0, the token if -1, nothing (-1) if -2
 };
-/// Draws a token a row.
+/// Draws a token a row, keeps it as the next step's input, and says whose log-probability is wanted.
 ///
 /// Greedy (temperature 0) takes the lowest id among the largest logits. Else, with p = softmax(logits /
 /// temperature) and tokens in order of falling p (ties: lower id first):

@@ -4,11 +4,11 @@
 
 #include <cstdint>
 
-/// Blocks of a cluster: they run at the same time, and reach each other's dynamic shared memory. From compute
-/// capability 9.0 on.
+/// Blocks of a cluster: they run at the same time, and reach each other's dynamic shared memory.
 namespace weft::kernels {
 
-/// Says that this thread has come so far. Every thread of the cluster must, then it may wait (or end).
+/// Says that this thread has come so far. Every thread of the cluster must, then it may wait; one that ends
+/// instead counts as arrived.
 __device__ inline void cluster_arrive() {
 #if WEFT_CUDA_EMULATED
   emulation::cluster_arrive();
@@ -38,6 +38,24 @@ __device__ inline void store_to_block(float4* shared, int rank, const float4& va
       "r"(rank), "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w)
       : "memory");
 #endif
+}
+
+/// What stands at `shared`, an address of this block's, in block `rank` of the cluster.
+__device__ inline float4 load_from_block(const float4* shared, int rank) {
+  float4 value{};
+#if WEFT_CUDA_EMULATED
+  value = *static_cast<const float4*>(emulation::shared_of_block(const_cast<float4*>(shared), rank));
+#elif __CUDA_ARCH__ >= 900
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile(
+      "{\n\t.reg .b32 remote;\n\t"
+      "mapa.shared::cluster.u32 remote, %4, %5;\n\t"
+      "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [remote];\n\t}"
+      : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+      : "r"(address), "r"(rank)
+      : "memory");
+#endif
+  return value;
 }
 
 }  // namespace weft::kernels

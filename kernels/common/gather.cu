@@ -16,14 +16,29 @@ struct RowCopy {
   int64_t x_stride;
   int64_t num_bytes;
   int64_t limit;  // of the indexed rows
-  int64_t first;  // embedding: of the shard
 };
 
+/// Which rows of the table the ids mean.
+struct TokenIds {
+  int64_t first;               // of the shard
+  const int32_t* last_tokens;  // null: ids below 0 are padding
+  int64_t num_slots;
+};
+
+constexpr char kBadSlot[] = "embedding: row {} names slot {} of {}";
+
 template <int kWidth>
-__global__ void embedding_kernel(OpSite site, RowCopy c) {
+__global__ void embedding_kernel(OpSite site, const char* bad_slot, RowCopy c, TokenIds ids) {
   let_next_start();
   wait_for_inputs(site);
-  const int64_t local = c.index[blockIdx.x] - c.first;
+  int64_t id = c.index[blockIdx.x];
+  if (id < 0 && ids.last_tokens != nullptr) {
+    const int64_t slot = -(id + 1);
+    const bool good = slot < ids.num_slots;
+    if (!good && threadIdx.x == 0) fail(site, bad_slot, blockIdx.x, slot, ids.num_slots);
+    if (good) id = ids.last_tokens[slot];
+  }
+  const int64_t local = id - ids.first;
   const bool here = local >= 0 && local < c.limit;
   copy_row<kWidth>(c.out + blockIdx.x * c.out_stride, here ? c.x + local * c.x_stride : nullptr, c.num_bytes);
 }
@@ -66,12 +81,16 @@ void embedding(const EmbeddingArgs& args, ExecContext& context) {
                   .out_stride = args.out.stride[0] * element,
                   .x_stride = args.table.stride[0] * element,
                   .num_bytes = args.table.shape[1] * element,
-                  .limit = args.table.shape[0],
-                  .first = args.vocab_begin};
+                  .limit = args.table.shape[0]};
+  const bool slots = args.last_tokens.defined();
+  const TokenIds ids{.first = args.vocab_begin,
+                     .last_tokens = slots ? args.last_tokens.as<int32_t>() : nullptr,
+                     .num_slots = slots ? args.last_tokens.shape[0] : 0};
   const int width = width_of(c);
   visit_width(width, [&](auto w) {
-    launch<&embedding_kernel<decltype(w)::value>>(
-        cuda_context(context), copy_shape(args.ids.shape[0], c, width), cuda_context(context).site, c);
+    launch<&embedding_kernel<decltype(w)::value>>(cuda_context(context),
+                                                  copy_shape(args.ids.shape[0], c, width),
+                                                  cuda_context(context).site, kBadSlot, c, ids);
   });
 }
 
@@ -83,8 +102,7 @@ void gather_rows(const GatherRowsArgs& args, ExecContext& context) {
                   .out_stride = args.out.stride[0] * element,
                   .x_stride = args.x.stride[0] * element,
                   .num_bytes = args.x.shape[1] * element,
-                  .limit = args.x.shape[0],
-                  .first = 0};
+                  .limit = args.x.shape[0]};
   const int width = width_of(c);
   visit_width(width, [&](auto w) {
     launch<&gather_rows_kernel<decltype(w)::value>>(cuda_context(context),

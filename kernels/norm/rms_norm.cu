@@ -26,9 +26,8 @@ __device__ inline float sum_of_row(float sum, float* scratch) {
   sum = warp_reduce(sum, Sum{});
   if (threadIdx.x % kWarpSize == 0) scratch[threadIdx.x / kWarpSize] = sum;
   __syncthreads();
-  float total = scratch[0];
-  for (unsigned w = 1; w < blockDim.x / kWarpSize; ++w) total += scratch[w];
-  return total;
+  const unsigned lane = threadIdx.x % kWarpSize;
+  return warp_reduce(lane < blockDim.x / kWarpSize ? scratch[lane] : 0.0F, Sum{});
 }
 
 template <class T, int kPack, Residual kResidual>

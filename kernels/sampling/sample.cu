@@ -1,12 +1,11 @@
-// sample and logprobs: one block a row of logits, several passes over it (it stays in L2), no workspace.
+// sample: a cluster of blocks a row (row_slice.cuh), which reads the row once.
 //
 // The order of falling probability is never made: weights are floats in [0, 1], whose bits rise with them, so
-// the token at which a count or a mass is reached is found by a radix descent over histograms of the bits, a
-// byte at a time. Masses are whole numbers (of 2^-44, less for vocabularies past 2^18), so sums are exact and
-// do not depend on the order in which threads add.
-#include "kernels/common/launch.cuh"
-#include "kernels/common/reduce.cuh"
-#include "kernels/common/types.cuh"
+// the token at which a count or a mass is reached is found by a radix descent over histograms of what the
+// bits fall short of those of 1: first by octaves cut in 32, which few tokens share, then by nine bits, and by
+// nine. Masses are whole numbers, so sums are exact, and a token does not depend on how many threads add
+// them up.
+#include "kernels/sampling/row_slice.cuh"
 #include "ops/cuda/kernels.h"
 #include "ops/philox.h"
 
@@ -14,328 +13,454 @@ namespace weft::kernels {
 namespace {
 
 using ops::SamplingRow;
+using Mass = unsigned long long;
 
-constexpr int kThreads = 1024;
-constexpr int kWarps = kThreads / kWarpSize;
-constexpr int kBins = 256;
+constexpr uint32_t kBitsOfOne = 0x3f800000U;
+constexpr int kFirstShift = 18;       // 32 bins an octave
+constexpr int kCountBins = 128 * 32;  // down to the smallest float
+constexpr int kMassBins = 45 * 32;    // less than 2^-44 has no mass
+constexpr int kFineBits = 9;
+constexpr int kFineBins = 1 << kFineBits;
+constexpr int kGroup = kWarpSize;  // bins
+static_assert((kBitsOfOne >> kFirstShift) < kCountBins && kFirstShift == 2 * kFineBits);
 
-struct Scratch {
-  unsigned long long bins[kBins];
-  unsigned long long sums[kWarps];
-  double reals[kWarps];
-  float floats[kWarps];
-  int32_t ints[kWarps];
-  unsigned long long before;
-  unsigned long long found;
-  uint32_t prefix;
+using Mass = unsigned long long;
+
+/// A weight as a whole number of 2^-2n, in two parts of n bits, which sum up in 32 bits over a slice: only of
+/// these are there fast atomic sums in shared memory.
+struct MassDigits {
+  int part_bits;
+
+  static __device__ MassDigits of(int slice) {
+    int bits = 0;
+    while (slice >> bits != 0) ++bits;
+    return {32 - bits < 22 ? 32 - bits : 22};
+  }
+  /// floor(weight * 2^2n).
+  [[nodiscard]] __device__ Mass mass(uint32_t weight_bits) const {
+    const int shift = static_cast<int>(weight_bits >> 23) - 150 + 2 * part_bits;
+    const Mass digits = weight_bits >> 23 == 0 ? 0 : (weight_bits & 0x7fffffU) | 0x800000U;
+    return shift >= 0 ? digits << shift : shift > -24 ? digits >> -shift : 0;
+  }
+  [[nodiscard]] __device__ uint32_t low(Mass mass) const {
+    return static_cast<uint32_t>(mass) & ((1U << part_bits) - 1);
+  }
+  [[nodiscard]] __device__ uint32_t high(Mass mass) const { return static_cast<uint32_t>(mass >> part_bits); }
+  [[nodiscard]] __device__ Mass sum(uint32_t low, uint32_t high) const {
+    return low + (static_cast<Mass>(high) << part_bits);
+  }
+};
+
+/// Sums of a block, by bin and by group of bins, which the other blocks read; and the groups' over the
+/// cluster. Counts are low parts alone.
+template <int kLows, int kHighs>
+struct alignas(16) Histogram {
+  static constexpr int kGroups = kLows / kGroup;
+  uint32_t low[kLows];
+  uint32_t high[kHighs];
+  Mass groups[kGroups];
+  Mass totals[kGroups];
+};
+
+struct alignas(16) Shared {
+  Exchange exchange;
+  Histogram<kCountBins, kMassBins> first;
+  Histogram<kFineBins, kFineBins> second, third;
+  int32_t ids[kFineBins];  // a token of the bin of `third`
+  struct {
+    int32_t bin;
+    Mass before, sum;
+  } found;
+  int32_t id;
 };
 
 /// Tokens that are still in: those above `bits`, and those at `bits` up to `last_tie`.
 struct Kept {
   uint32_t bits = 0;  // weight 0 is out from the start
   int32_t last_tie = -1;
-  __device__ bool has(uint32_t weight_bits, int64_t id) const {
+  __device__ bool has(uint32_t weight_bits, int32_t id) const {
     return weight_bits > bits || (weight_bits == bits && id <= last_tie);
   }
 };
 
-/// A token by its rank: the `tie`-th (from 1) of those whose weight has these bits.
+/// The last token of those that reach a target.
 struct Place {
   uint32_t bits;
-  unsigned long long tie;
+  int32_t id;
+  Mass reached;  // the sum up to it
 };
 
-struct Row {
-  const float* logits;
-  int64_t vocab;
-  float maximum;
-  float temperature;
-  double scale;  // masses are weight * scale
+/// A row whose logits become weights at the first pass.
+class Draw {
+ public:
+  __device__ Draw(RowSlice& slice, Shared& shared, float maximum, float temperature, int slice_size)
+      : slice_(slice),
+        shared_(shared),
+        maximum_(maximum),
+        of_temperature_(1.0F / temperature),
+        digits_(MassDigits::of(slice_size)) {}
 
-  __device__ uint32_t bits(int64_t i) const {
-    return __float_as_uint(expf((logits[i] - maximum) / temperature));
-  }
-  __device__ unsigned long long mass(uint32_t weight_bits) const {
-    return static_cast<unsigned long long>(static_cast<double>(__uint_as_float(weight_bits)) * scale);
-  }
-};
-
-// kMass: tokens weigh their mass, else 1.
-template <bool kMass>
-__device__ unsigned long long measure(const Row& row, uint32_t bits) {
-  if constexpr (kMass) return row.mass(bits);
-  return 1;
-}
-
-template <bool kMass>
-__device__ unsigned long long total_of(const Row& row, const Kept& kept, Scratch& scratch) {
-  unsigned long long sum = 0;
-  for (int64_t i = threadIdx.x; i < row.vocab; i += kThreads) {
-    const uint32_t bits = row.bits(i);
-    if (kept.has(bits, i)) sum += measure<kMass>(row, bits);
-  }
-  return block_reduce(sum, scratch.sums, Sum{});
-}
-
-/// The kept token at which the sum of measures, in falling order, reaches `target`; the last one that has a
-/// measure if none does.
-template <bool kMass>
-__device__ Place find(const Row& row, const Kept& kept, unsigned long long target, Scratch& scratch) {
-  if (threadIdx.x == 0) {
-    scratch.before = 0;
-    scratch.prefix = 0;
-  }
-  for (int shift = 24; shift >= 0; shift -= 8) {
-    __syncthreads();
-    if (threadIdx.x < kBins) scratch.bins[threadIdx.x] = 0;
-    __syncthreads();
-    const uint32_t prefix = scratch.prefix;
-    for (int64_t i = threadIdx.x; i < row.vocab; i += kThreads) {
-      const uint32_t bits = row.bits(i);
-      if (!kept.has(bits, i) || (shift < 24 && bits >> (shift + 8) != prefix)) continue;
-      const unsigned long long m = measure<kMass>(row, bits);
-      if (m != 0) atomicAdd(&scratch.bins[bits >> shift & 0xffU], m);
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      unsigned long long before = scratch.before;
-      unsigned long long before_last = before;
-      int bin = 0;
-      for (int b = kBins - 1; b >= 0; --b) {
-        if (scratch.bins[b] == 0) continue;
-        bin = b;
-        before_last = before;
-        before += scratch.bins[b];
-        if (before >= target) break;
+  __device__ int32_t run(const SamplingRow& params) {
+    if (params.top_k > 0) {
+      const Mass count = build<false, true>();
+      if (count > static_cast<Mass>(params.top_k)) {
+        keep(find<false>(static_cast<Mass>(params.top_k)));
+      } else {
+        slice_.barrier();  // the others have read the counts
       }
-      scratch.before = before_last;
-      scratch.prefix = prefix << 8 | static_cast<uint32_t>(bin);
-      scratch.found = scratch.bins[bin];
+    }
+    Mass total = params.top_k > 0 ? build<true, false>() : build<true, true>();
+    if (params.top_p < 1.0F) {
+      const Place last = find<true>(share_of(static_cast<double>(params.top_p), total));
+      keep(last);
+      total = last.reached;
+    }
+    if (params.min_p > 0.0F) {
+      // Keeps what is at least `least`: all above the number just below it. The largest weight is 1.
+      const uint32_t below = __float_as_uint(params.min_p < 1.0F ? params.min_p : 1.0F) - 1;
+      if (below >= kept_.bits) {
+        kept_ = {below, -1};
+        total = mass_of_kept();
+      }
+    }
+    const double random = ops::philox_uniform(params.seed, params.position);
+    return find<true>(share_of(random, total)).id;
+  }
+
+ private:
+  __device__ float weight_of(float logit) const { return expf((logit - maximum_) * of_temperature_); }
+  __device__ uint32_t bits_of(int i) const {
+    const float x = slice_.logit(i);
+    return __float_as_uint(slice_.staged() != nullptr ? x : weight_of(x));
+  }
+  static __device__ Mass share_of(double share, Mass total) {
+    const auto target = static_cast<Mass>(ceil(share * static_cast<double>(total)));
+    return target < 1 ? 1 : target > total ? total : target;
+  }
+  __device__ void keep(const Place& last) { kept_ = {last.bits, last.id}; }
+
+  /// f(bits of the weight, id) for each token that is kept. kWeigh: what is staged are logits as yet.
+  template <bool kWeigh, class F>
+  __device__ void for_each_kept(const F& f) const {
+    const auto one = [&](uint32_t bits, int i) {
+      if (kept_.has(bits, slice_.first() + i)) f(bits, slice_.first() + i);
+    };
+    if (slice_.staged() == nullptr) {
+      for (int i = threadIdx.x; i < slice_.count(); i += kSliceThreads) one(bits_of(i), i);
+      return;
+    }
+    auto* staged = reinterpret_cast<float4*>(slice_.staged());
+    for (int p = threadIdx.x; 4 * p < slice_.count(); p += kSliceThreads) {
+      float4 x = staged[p];
+      if constexpr (kWeigh) {
+        x = {weight_of(x.x), weight_of(x.y), weight_of(x.z), weight_of(x.w)};
+        staged[p] = x;
+      }
+      one(__float_as_uint(x.x), 4 * p);
+      if (4 * p + 1 < slice_.count()) one(__float_as_uint(x.y), 4 * p + 1);
+      if (4 * p + 2 < slice_.count()) one(__float_as_uint(x.z), 4 * p + 2);
+      if (4 * p + 3 < slice_.count()) one(__float_as_uint(x.w), 4 * p + 3);
     }
   }
-  __syncthreads();
-  const unsigned long long m = measure<kMass>(row, scratch.prefix);
-  const unsigned long long missing = target > scratch.before ? target - scratch.before : 0;
-  const unsigned long long ties = m == 0 ? 1 : scratch.found / m;
-  unsigned long long tie = m == 0 ? 1 : (missing + m - 1) / m;
-  tie = tie < 1 ? 1 : tie > ties ? ties : tie;
-  return {scratch.prefix, tie};
-}
 
-/// The id of a token by its place: ties stand in order of id.
-__device__ inline int32_t id_at(const Row& row, const Kept& kept, const Place& place, Scratch& scratch) {
-  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  unsigned long long seen = 0;
-  for (int64_t first = 0; first < row.vocab; first += kThreads) {
-    const int64_t i = first + threadIdx.x;
-    bool is_tie = false;
-    if (i < row.vocab) {
-      const uint32_t bits = row.bits(i);
-      is_tie = bits == place.bits && kept.has(bits, i);
+  __device__ Mass mass_of_kept() {
+    Mass sum = 0;
+    for_each_kept<false>([&](uint32_t bits, int32_t) { sum += digits_.mass(bits); });
+    return slice_.reduce(sum, Sum{});
+  }
+
+  /// Sums counts or masses of kept tokens into bin_of(bits short of 1, id), if that is one of the histogram;
+  /// then, once all blocks have, those of groups over the cluster.
+  template <bool kMass, bool kWeigh, int kLows, int kHighs, class BinOf>
+  __device__ void fill(Histogram<kLows, kHighs>& histogram, const BinOf& bin_of) {
+    constexpr int kBins = kMass ? kHighs : kLows;
+    for (int b = threadIdx.x; b < kLows; b += kSliceThreads) histogram.low[b] = 0;
+    for (int b = threadIdx.x; b < kHighs; b += kSliceThreads) histogram.high[b] = 0;
+    __syncthreads();
+    for_each_kept<kWeigh>([&](uint32_t bits, int32_t id) {
+      const int bin = bin_of(kBitsOfOne - bits, id);
+      if (bin < 0 || bin >= kBins) return;
+      if constexpr (kMass) {
+        const Mass mass = digits_.mass(bits);
+        atomicAdd(&histogram.low[bin], digits_.low(mass));
+        atomicAdd(&histogram.high[bin], digits_.high(mass));
+      } else {
+        atomicAdd(&histogram.low[bin], 1U);
+      }
+    });
+    __syncthreads();
+    const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+    constexpr int kGroups = kLows / kGroup;
+    for (int g = static_cast<int>(threadIdx.x) / kWarpSize; g < kGroups; g += kSliceWarps) {
+      const int bin = g * kGroup + lane;
+      const Mass sum =
+          warp_reduce(digits_.sum(histogram.low[bin], bin < kHighs ? histogram.high[bin] : 0), Sum{});
+      if (lane == 0) histogram.groups[g] = sum;
     }
-    const unsigned ballot = __ballot_sync(kAllLanes, is_tie);
-    __syncthreads();
-    if (lane == 0) scratch.ints[warp] = __popc(ballot);
-    if (threadIdx.x == 0) scratch.prefix = 0;
-    __syncthreads();
-    unsigned long long before = seen;
-    for (int w = 0; w < kWarps; ++w) {
-      if (w < warp) before += static_cast<unsigned long long>(scratch.ints[w]);
-      seen += static_cast<unsigned long long>(scratch.ints[w]);
+    slice_.barrier();
+    // A thread reads two groups of one block.
+    static_assert(kGroups / 2 * kMaxCluster <= kSliceThreads);
+    const int pair = static_cast<int>(threadIdx.x) / kMaxCluster;
+    const int rank = static_cast<int>(threadIdx.x) % kMaxCluster;
+    Mass sums[2] = {0, 0};
+    if (pair < kGroups / 2 && rank < slice_.cluster_size()) {
+      const float4 both = load_from_block(reinterpret_cast<const float4*>(histogram.groups) + pair, rank);
+      memcpy(sums, &both, sizeof(sums));
     }
-    before += static_cast<unsigned long long>(__popc(ballot & ((1U << lane) - 1U)));
-    if (is_tie && before + 1 == place.tie) scratch.prefix = static_cast<uint32_t>(i) + 1;
+    for (int step = kMaxCluster / 2; step > 0; step /= 2) {
+      sums[0] += __shfl_xor_sync(kAllLanes, sums[0], step);
+      sums[1] += __shfl_xor_sync(kAllLanes, sums[1], step);
+    }
+    if (pair < kGroups / 2 && rank == 0) {
+      histogram.totals[2 * pair] = sums[0];
+      histogram.totals[2 * pair + 1] = sums[1];
+    }
     __syncthreads();
-    if (scratch.prefix != 0) break;
   }
-  const auto id = static_cast<int32_t>(scratch.prefix) - 1;
-  __syncthreads();
-  return id;
-}
 
-__device__ inline Kept up_to(const Row& row, const Kept& kept, const Place& place, Scratch& scratch) {
-  return {place.bits, id_at(row, kept, place, scratch)};
-}
+  /// By the first warp: the bin `lane` of a group, over the cluster.
+  template <int kLows, int kHighs>
+  __device__ Mass sum_bin(const Histogram<kLows, kHighs>& histogram, int group, int lane) const {
+    // A lane reads four bins of every fourth block.
+    const int quad = lane % 8;
+    const int first = group * kGroup + 4 * quad;
+    Mass sums[4] = {0, 0, 0, 0};
+#pragma unroll
+    for (int i = 0; i < kMaxCluster / 4; ++i) {
+      const int rank = lane / 8 + 4 * i;
+      if (rank >= slice_.cluster_size()) continue;
+      uint32_t low[4];
+      uint32_t high[4] = {0, 0, 0, 0};
+      const float4 lows = load_from_block(reinterpret_cast<const float4*>(histogram.low + first), rank);
+      memcpy(low, &lows, sizeof(low));
+      if (first < kHighs) {
+        const float4 highs = load_from_block(reinterpret_cast<const float4*>(histogram.high + first), rank);
+        memcpy(high, &highs, sizeof(high));
+      }
+#pragma unroll
+      for (int j = 0; j < 4; ++j) sums[j] += digits_.sum(low[j], high[j]);
+    }
+    Mass mine = 0;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      sums[j] += __shfl_xor_sync(kAllLanes, sums[j], 8);
+      sums[j] += __shfl_xor_sync(kAllLanes, sums[j], 16);
+      const Mass theirs = __shfl_sync(kAllLanes, sums[j], lane / 4);
+      if (lane % 4 == j) mine = theirs;
+    }
+    return mine;
+  }
 
-__device__ inline unsigned long long share_of(double share, unsigned long long total) {
-  return static_cast<unsigned long long>(ceil(share * static_cast<double>(total)));
-}
+  /// By a warp whose lanes have a value each: the first lane at which the sum of those up to it, above
+  /// `before`, reaches target, which the sum of all does; `before` becomes the sum of those before it.
+  static __device__ int reach(Mass value, Mass target, Mass& before, int lane) {
+    Mass up_to = value;
+    for (int step = 1; step < kWarpSize; step *= 2) {
+      const Mass lower = __shfl_up_sync(kAllLanes, up_to, step);
+      if (lane >= step) up_to += lower;
+    }
+    const int first = __ffs(static_cast<int>(__ballot_sync(kAllLanes, before + up_to >= target))) - 1;
+    before += __shfl_sync(kAllLanes, up_to - value, first);
+    return first;
+  }
 
-__device__ inline int32_t draw(const Row& row, const SamplingRow& params, Scratch& scratch) {
-  Kept kept;
-  if (params.top_k > 0 &&
-      total_of<false>(row, kept, scratch) > static_cast<unsigned long long>(params.top_k)) {
-    kept = up_to(row, kept, find<false>(row, kept, static_cast<unsigned long long>(params.top_k), scratch),
-                 scratch);
+  /// Leaves in `found` the bin at which the sum of bins, above `before`, reaches target.
+  template <int kLows, int kHighs>
+  __device__ void search(const Histogram<kLows, kHighs>& histogram, Mass target, Mass before) {
+    if (threadIdx.x < kWarpSize) {
+      const int lane = static_cast<int>(threadIdx.x);
+      constexpr int kGroups = kLows / kGroup;
+      constexpr int kPer = (kGroups + kWarpSize - 1) / kWarpSize;
+      Mass mine = 0;
+      for (int j = 0; j < kPer; ++j) {
+        const int g = lane * kPer + j;
+        mine += g < kGroups ? histogram.totals[g] : 0;
+      }
+      int group = reach(mine, target, before, lane) * kPer;
+      while (before + histogram.totals[group] < target) before += histogram.totals[group++];
+      const Mass bin_sum = sum_bin(histogram, group, lane);
+      const int bin = reach(bin_sum, target, before, lane);
+      const Mass found = __shfl_sync(kAllLanes, bin_sum, bin);
+      if (lane == 0) shared_.found = {group * kGroup + bin, before, found};
+    }
+    __syncthreads();
   }
-  if (params.top_p < 1.0F) {
-    const unsigned long long target =
-        share_of(static_cast<double>(params.top_p), total_of<true>(row, kept, scratch));
-    kept = up_to(row, kept, find<true>(row, kept, target, scratch), scratch);
+
+  /// The first level of find(); returns the sum of all.
+  template <bool kMass, bool kWeigh>
+  __device__ Mass build() {
+    __syncthreads();
+    fill<kMass, kWeigh>(shared_.first, [](uint32_t short_of_one, int32_t) {
+      return static_cast<int>(short_of_one >> kFirstShift);
+    });
+    Mass total = 0;
+    for (int g = static_cast<int>(threadIdx.x) % kWarpSize; g < kCountBins / kGroup; g += kWarpSize) {
+      total += shared_.first.totals[g];
+    }
+    return warp_reduce(total, Sum{});
   }
-  if (params.min_p > 0.0F) {
-    // Keeps what is at least `least`: all above the number just below it. The largest weight is 1.
-    const uint32_t below = __float_as_uint(params.min_p < 1.0F ? params.min_p : 1.0F) - 1;
-    if (below >= kept.bits) kept = {below, -1};
+
+  /// The kept token at which the sum of counts or masses, in falling order, reaches `target` <= their sum.
+  /// The first level must be built; it may have been when more tokens were kept, as those all stand behind.
+  template <bool kMass>
+  __device__ Place find(Mass target) {
+    search(shared_.first, target, 0);
+    const auto upper = static_cast<uint32_t>(shared_.found.bin);
+    Mass before = shared_.found.before;
+    fill<kMass, false>(shared_.second, [upper](uint32_t short_of_one, int32_t) {
+      return short_of_one >> kFirstShift == upper
+                 ? static_cast<int>(short_of_one >> kFineBits & (kFineBins - 1))
+                 : -1;
+    });
+    search(shared_.second, target, before);
+    const uint32_t middle = upper << kFineBits | static_cast<uint32_t>(shared_.found.bin);
+    before = shared_.found.before;
+    fill<kMass, false>(shared_.third, [middle, this](uint32_t short_of_one, int32_t id) {
+      if (short_of_one >> kFineBits != middle) return -1;
+      const auto bin = static_cast<int>(short_of_one & (kFineBins - 1));
+      shared_.ids[bin] = id;
+      return bin;
+    });
+    search(shared_.third, target, before);
+    const int bin = shared_.found.bin;
+    before = shared_.found.before;
+    const Mass sum = shared_.found.sum;
+    Place place{kBitsOfOne - (middle << kFineBits | static_cast<uint32_t>(bin)), -1, 0};
+    const Mass one = kMass ? digits_.mass(place.bits) : 1;
+    const Mass tie = (target - before + one - 1) / one;
+    place.reached = before + tie * one;
+    place.id = sum == one ? only_id(bin) : id_of_tie(place.bits, tie);
+    return place;
   }
-  const double random = ops::philox_uniform(params.seed, params.position);
-  const unsigned long long target = share_of(random, total_of<true>(row, kept, scratch));
-  return id_at(row, kept, find<true>(row, kept, target, scratch), scratch);
-}
+
+  /// Of the one token in this bin of the third level.
+  __device__ int32_t only_id(int bin) {
+    if (threadIdx.x < kWarpSize) {
+      const int rank = static_cast<int>(threadIdx.x);
+      int32_t id = -1;
+      if (rank < slice_.cluster_size()) {
+        const auto* lows = reinterpret_cast<const float4*>(shared_.third.low);
+        const auto* highs = reinterpret_cast<const float4*>(shared_.third.high);
+        const auto* all_ids = reinterpret_cast<const float4*>(shared_.ids);
+        uint32_t low[4];
+        uint32_t high[4];
+        int32_t ids[4];
+        const float4 four_lows = load_from_block(lows + bin / 4, rank);
+        const float4 four_highs = load_from_block(highs + bin / 4, rank);
+        const float4 four_ids = load_from_block(all_ids + bin / 4, rank);
+        memcpy(low, &four_lows, sizeof(low));
+        memcpy(high, &four_highs, sizeof(high));
+        memcpy(ids, &four_ids, sizeof(ids));
+        if ((low[bin % 4] | high[bin % 4]) != 0) id = ids[bin % 4];
+      }
+      id = warp_reduce(id, Max{});
+      if (rank == 0) shared_.id = id;
+    }
+    __syncthreads();
+    return shared_.id;
+  }
+
+  /// The `tie`-th, from 1, of the kept tokens whose weight has these bits: they stand in order of id.
+  __device__ int32_t id_of_tie(uint32_t bits, Mass tie) {
+    const auto is_tie = [&](int i) {
+      return i < slice_.count() && bits_of(i) == bits && kept_.has(bits, slice_.first() + i);
+    };
+    Mass mine = 0;
+    for (int i = threadIdx.x; i < slice_.count(); i += kSliceThreads) mine += is_tie(i) ? 1 : 0;
+    mine = block_reduce(mine, shared_.exchange.scratch, Sum{});
+    const Mass theirs = slice_.tell_all(mine, Mass{0});
+    Mass before = 0;
+    for (int r = 0; r < slice_.rank(); ++r) before += __shfl_sync(kAllLanes, theirs, r);
+    if (threadIdx.x == 0) shared_.id = -1;
+    __syncthreads();
+    if (before < tie && tie <= before + mine) find_tie(is_tie, static_cast<int>(tie - before));
+    __syncthreads();
+    const auto found = slice_.tell_all(static_cast<long long>(shared_.id), -1LL);
+    return static_cast<int32_t>(warp_reduce(found, Max{}));
+  }
+  template <class IsTie>
+  __device__ void find_tie(const IsTie& is_tie, int tie) {
+    const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
+    const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+    int seen = 0;
+    for (int first = 0; first < slice_.count() && seen < tie; first += kSliceThreads) {
+      const int i = first + static_cast<int>(threadIdx.x);
+      const bool here = is_tie(i);
+      const unsigned ballot = __ballot_sync(kAllLanes, here);
+      __syncthreads();
+      if (lane == 0) shared_.exchange.scratch[warp] = static_cast<Mass>(__popc(ballot));
+      __syncthreads();
+      int up_to = seen + __popc(ballot & ((2U << lane) - 1U));
+      for (int w = 0; w < kSliceWarps; ++w) {
+        const auto of_warp = static_cast<int>(shared_.exchange.scratch[w]);
+        up_to += w < warp ? of_warp : 0;
+        seen += of_warp;
+      }
+      if (here && up_to == tie) shared_.id = slice_.first() + i;
+    }
+  }
+
+  RowSlice& slice_;
+  Shared& shared_;
+  float maximum_, of_temperature_;
+  MassDigits digits_;
+  Kept kept_;
+};
 
 constexpr char kBadSampleRows[] = "sample: num_rows={}, but the tensors hold {} rows";
+constexpr char kBadSlot[] = "sample: row {} names slot {} of {}";
 
-struct LogitShape {
-  const int32_t* num_rows;  // device [1], or null: all
-  int64_t rows;
-  int64_t vocab;
-  int64_t stride;
-};
-
-// True if the row of this block exists. Reports a count that cannot be.
-__device__ inline bool row_exists(const OpSite& site, const char* bad_rows, const LogitShape& shape) {
-  if (shape.num_rows == nullptr) return true;
-  const int64_t n = *shape.num_rows;
-  if ((n < 0 || n > shape.rows) && blockIdx.x == 0 && threadIdx.x == 0) fail(site, bad_rows, n, shape.rows);
-  return blockIdx.x < n;
-}
-
-__global__ void __launch_bounds__(kThreads)
-    sample_kernel(OpSite site, const char* bad_rows, LogitShape shape, int32_t* tokens, int64_t tokens_stride,
-                  const float* logits, const SamplingRow* params) {
-  __shared__ Scratch scratch;
-  let_next_start();
-  wait_for_inputs(site);
-  if (!row_exists(site, bad_rows, shape)) return;
-  const float* x = logits + blockIdx.x * shape.stride;
-  float maximum = -INFINITY;
-  int32_t nans = 0;
-  for (int64_t i = threadIdx.x; i < shape.vocab; i += kThreads) {
-    nans += isnan(x[i]) ? 1 : 0;
-    maximum = Max{}(x[i], maximum);
-  }
-  nans = block_reduce(nans, scratch.ints, Sum{});
-  maximum = block_reduce(maximum, scratch.floats, Max{});
-  int32_t token = -1;
-  if (nans == 0 && isfinite(maximum)) {
-    const SamplingRow row_params = params[blockIdx.x];
-    if (row_params.temperature > 0.0F) {
-      int bits_of_vocab = 0;
-      while (shape.vocab >> bits_of_vocab != 0) ++bits_of_vocab;
-      const int digits = 62 - bits_of_vocab < 44 ? 62 - bits_of_vocab : 44;
-      const Row row{x, shape.vocab, maximum, row_params.temperature, static_cast<double>(1ULL << digits)};
-      token = draw(row, row_params, scratch);
-    } else {
-      int32_t first = INT32_MAX;
-      for (int64_t i = threadIdx.x; i < shape.vocab; i += kThreads) {
-        if (x[i] == maximum) {
-          first = static_cast<int32_t>(i);
-          break;
-        }
-      }
-      token = -block_reduce(-first, scratch.ints, Max{});
-    }
-  }
-  if (threadIdx.x == 0) tokens[blockIdx.x * tokens_stride] = token;
-}
-
-constexpr char kBadLogprobRows[] = "logprobs: num_rows={}, but the tensors hold {} rows";
-constexpr char kBadTarget[] = "logprobs: targets[{}] is {}, but the vocabulary has {} tokens";
-constexpr char kBadNumTop[] =
-    "logprobs: num_top[{}] is {}, but top_ids has {} columns and the vocabulary has {} tokens";
-
-struct LogprobTexts {
+struct SampleTexts {
   const char* bad_rows;
-  const char* bad_target;
-  const char* bad_num_top;
+  const char* bad_slot;
 };
-constexpr LogprobTexts kLogprobTexts{kBadLogprobRows, kBadTarget, kBadNumTop};
+constexpr SampleTexts kSampleTexts{kBadSampleRows, kBadSlot};
 
-struct LogprobOut {
-  float* logprobs;
-  const int32_t* targets;
-  const int32_t* num_top;  // null: none
-  int32_t* top_ids;
-  float* top_logprobs;
-  int64_t logprobs_stride, targets_stride, top_ids_stride, top_logprobs_stride;
-  int64_t max_top;
+/// What becomes of tokens, besides that they are written down.
+struct Commit {
+  int32_t* tokens;
+  int64_t tokens_stride;
+  int32_t* last_tokens;  // null: nothing is kept
+  const int32_t* slots;
+  const int32_t* wanted;
+  int32_t* targets;
+  int64_t num_slots;
+
+  __device__ void row(const OpSite& site, const SampleTexts& texts, int64_t r, int32_t token) const {
+    tokens[r * tokens_stride] = token;
+    if (last_tokens == nullptr) return;
+    const int32_t slot = slots[r];
+    if (slot >= num_slots) fail(site, texts.bad_slot, r, slot, num_slots);
+    if (slot >= 0 && slot < num_slots) last_tokens[slot] = token;
+    targets[r] = wanted[r] >= 0 ? wanted[r] : wanted[r] == -1 ? token : -1;
+  }
 };
 
-struct Largest {
-  float value;
-  int32_t id;  // -1: none
-};
-__device__ inline bool stands_before(const Largest& a, const Largest& b) {
-  if (a.id < 0 || b.id < 0) return a.id >= 0 && b.id < 0;
-  return a.value > b.value || (a.value == b.value && a.id < b.id);
-}
-
-/// The first token, in falling order of logit, that stands after `last`.
-__device__ inline Largest next_largest(const float* x, int64_t vocab, const Largest& last, Scratch& scratch) {
-  Largest best{0.0F, -1};
-  for (int64_t i = threadIdx.x; i < vocab; i += kThreads) {
-    const Largest here{x[i], static_cast<int32_t>(i)};
-    if ((last.id < 0 || stands_before(last, here)) && stands_before(here, best)) best = here;
-  }
-  for (int step = kWarpSize / 2; step > 0; step /= 2) {
-    const Largest other{__shfl_xor_sync(kAllLanes, best.value, step),
-                        __shfl_xor_sync(kAllLanes, best.id, step)};
-    if (stands_before(other, best)) best = other;
-  }
-  __syncthreads();
-  if (threadIdx.x % kWarpSize == 0) {
-    scratch.floats[threadIdx.x / kWarpSize] = best.value;
-    scratch.ints[threadIdx.x / kWarpSize] = best.id;
-  }
-  __syncthreads();
-  for (int w = 0; w < kWarps; ++w) {
-    const Largest other{scratch.floats[w], scratch.ints[w]};
-    if (stands_before(other, best)) best = other;
-  }
-  return best;
-}
-
-__global__ void __launch_bounds__(kThreads)
-    logprobs_kernel(OpSite site, LogprobTexts texts, LogitShape shape, LogprobOut out, const float* logits) {
-  __shared__ Scratch scratch;
+__global__ void __launch_bounds__(kSliceThreads, 2)
+    sample_kernel(OpSite site, SampleTexts texts, LogitRows rows, const SamplingRow* params, Commit commit) {
   let_next_start();
   wait_for_inputs(site);
-  if (!row_exists(site, texts.bad_rows, shape)) return;
-  const int64_t r = blockIdx.x;
-  int32_t target = out.targets[r * out.targets_stride];
-  int32_t num_top = out.num_top == nullptr ? 0 : out.num_top[r];
-  if (target < -1 || target >= shape.vocab) {
-    if (threadIdx.x == 0) fail(site, texts.bad_target, r, target, shape.vocab);
-    target = -1;
-  }
-  if (num_top < 0 || num_top > out.max_top || num_top > shape.vocab) {
-    if (threadIdx.x == 0) fail(site, texts.bad_num_top, r, num_top, out.max_top, shape.vocab);
-    num_top = 0;
-  }
-  if (target < 0 && num_top == 0) return;
-  const float* x = logits + r * shape.stride;
-  float maximum = -INFINITY;
-  for (int64_t i = threadIdx.x; i < shape.vocab; i += kThreads) maximum = Max{}(x[i], maximum);
-  maximum = block_reduce(maximum, scratch.floats, Max{});
-  double sum = 0.0;
-  for (int64_t i = threadIdx.x; i < shape.vocab; i += kThreads)
-    sum += static_cast<double>(expf(x[i] - maximum));
-  sum = block_reduce(sum, scratch.reals, Sum{});
-  const double log_sum = static_cast<double>(maximum) + log(sum);
-  if (target >= 0 && threadIdx.x == 0) {
-    out.logprobs[r * out.logprobs_stride] = static_cast<float>(static_cast<double>(x[target]) - log_sum);
-  }
-  Largest last{0.0F, -1};
-  for (int32_t i = 0; i < num_top; ++i) {
-    last = next_largest(x, shape.vocab, last, scratch);
-    if (last.id < 0) break;  // only NaNs are left
-    if (threadIdx.x == 0) {
-      out.top_ids[r * out.top_ids_stride + i] = last.id;
-      out.top_logprobs[r * out.top_logprobs_stride + i] =
-          static_cast<float>(static_cast<double>(last.value) - log_sum);
+  if (!row_exists(site, texts.bad_rows, rows)) return;
+  auto& shared = *dynamic_shared<Shared>();
+  RowSlice slice(rows, reinterpret_cast<float*>(&shared + 1), shared.exchange);
+  constexpr uint32_t kNanStandsFirst = 0xffffffffU;
+  unsigned long long best = 0;
+  slice.load([&](int32_t id, float logit) { best = Max{}(place_of(logit, id, kNanStandsFirst), best); });
+  best = slice.reduce(best, Max{});
+  const int64_t r = RowSlice::row_of(rows);
+  const float maximum = logit_at(best);
+  int32_t token = -1;
+  if (best >> 32 != kNanStandsFirst && isfinite(maximum)) {
+    const SamplingRow row_params = params[r];
+    if (row_params.temperature > 0.0F) {
+      Draw draw(slice, shared, maximum, row_params.temperature, rows.slice);
+      token = draw.run(row_params);
+    } else {
+      token = id_at(best);
     }
   }
+  if (slice.rank() == 0 && threadIdx.x == 0) commit.row(site, texts, r, token);
+  slice.barrier();  // the others may still read
 }
 
 }  // namespace
@@ -347,28 +472,23 @@ using namespace weft::kernels;  // the other half of this file
 
 void sample(const SampleArgs& args, ExecContext& context) {
   const CudaContext& cuda = cuda_context(context);
-  const LogitShape shape{args.num_rows, args.logits.shape[0], args.logits.shape[1], args.logits.stride[0]};
-  launch<&sample_kernel>(cuda, {.grid = dim3(grid_x(shape.rows)), .block = dim3(kThreads)}, cuda.site,
-                         kBadSampleRows, shape, args.tokens.as<int32_t>(), args.tokens.stride[0],
-                         args.logits.as<float>(), args.params);
-}
-
-void logprobs(const LogprobArgs& args, ExecContext& context) {
-  const CudaContext& cuda = cuda_context(context);
-  const LogitShape shape{args.num_rows, args.logits.shape[0], args.logits.shape[1], args.logits.stride[0]};
-  const bool tops = args.top_ids.defined();
-  const LogprobOut out{.logprobs = args.logprobs.as<float>(),
-                       .targets = args.targets.as<int32_t>(),
-                       .num_top = args.num_top,
-                       .top_ids = tops ? args.top_ids.as<int32_t>() : nullptr,
-                       .top_logprobs = tops ? args.top_logprobs.as<float>() : nullptr,
-                       .logprobs_stride = args.logprobs.stride[0],
-                       .targets_stride = args.targets.stride[0],
-                       .top_ids_stride = tops ? args.top_ids.stride[0] : 0,
-                       .top_logprobs_stride = tops ? args.top_logprobs.stride[0] : 0,
-                       .max_top = tops ? args.top_ids.shape[1] : 0};
-  launch<&logprobs_kernel>(cuda, {.grid = dim3(grid_x(shape.rows)), .block = dim3(kThreads)}, cuda.site,
-                           kLogprobTexts, shape, out, args.logits.as<float>());
+  const LogitRows rows = logit_rows(args.logits, args.num_rows, sizeof(Shared));
+  Commit commit{.tokens = args.tokens.as<int32_t>(),
+                .tokens_stride = args.tokens.stride[0],
+                .last_tokens = nullptr,
+                .slots = nullptr,
+                .wanted = nullptr,
+                .targets = nullptr,
+                .num_slots = 0};
+  if (args.last_tokens.defined()) {
+    commit.last_tokens = args.last_tokens.as<int32_t>();
+    commit.slots = args.slots.as<int32_t>();
+    commit.wanted = args.wanted.as<int32_t>();
+    commit.targets = args.targets.as<int32_t>();
+    commit.num_slots = args.last_tokens.shape[0];
+  }
+  launch<&sample_kernel>(cuda, shape_of(rows, sizeof(Shared)), cuda.site, kSampleTexts, rows, args.params,
+                         commit);
 }
 
 }  // namespace weft::ops::cuda

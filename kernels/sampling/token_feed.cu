@@ -1,4 +1,4 @@
-// resolve_token_ids, commit_tokens, fill_padding and localize_experts: a few integers a row.
+// fill_padding and localize_experts.
 #include "kernels/common/launch.cuh"
 #include "kernels/common/types.cuh"
 #include "ops/cuda/kernels.h"
@@ -12,39 +12,6 @@ LaunchShape flat_shape(int64_t n) {
   return {.grid = dim3(grid_x(ceil_div<int64_t>(n, kThreads))), .block = dim3(kThreads)};
 }
 __device__ inline int64_t flat_index() { return int64_t{blockIdx.x} * kThreads + threadIdx.x; }
-
-constexpr char kBadSlot[] = "resolve_token_ids: row {} names slot {} of {}";
-
-__global__ void resolve_kernel(OpSite site, const char* bad_slot, int32_t* out, const int32_t* ids,
-                               const int32_t* last_tokens, int64_t num_slots, int64_t rows) {
-  let_next_start();
-  wait_for_inputs(site);
-  const int64_t r = flat_index();
-  if (r >= rows) return;
-  const int64_t id = ids[r];
-  if (id >= 0) {
-    out[r] = static_cast<int32_t>(id);
-  } else if (-(id + 1) < num_slots) {
-    out[r] = last_tokens[-(id + 1)];
-  } else {
-    fail(site, bad_slot, r, -(id + 1), num_slots);
-  }
-}
-
-constexpr char kBadCommitSlot[] = "commit_tokens: row {} names slot {} of {}";
-
-__global__ void commit_kernel(OpSite site, const char* bad_slot, int32_t* last_tokens, int64_t num_slots,
-                              int32_t* targets, const int32_t* tokens, const int32_t* slots,
-                              const int32_t* wanted, const int32_t* num_rows, int64_t rows) {
-  let_next_start();
-  wait_for_inputs(site);
-  const int64_t r = flat_index();
-  if (r >= rows || r >= *num_rows) return;
-  const int32_t slot = slots[r];
-  if (slot >= num_slots) fail(site, bad_slot, r, slot, num_slots);
-  if (slot >= 0 && slot < num_slots) last_tokens[slot] = tokens[r];
-  targets[r] = wanted[r] >= 0 ? wanted[r] : wanted[r] == -1 ? tokens[r] : -1;
-}
 
 // A block a row.
 __global__ void fill_padding_kernel(OpSite site, uint8_t* x, int64_t row_stride, int64_t num_bytes,
@@ -73,21 +40,6 @@ __global__ void localize_kernel(OpSite site, int32_t* out, const int32_t* ids, i
 namespace weft::ops::cuda {
 
 using namespace weft::kernels;  // the other half of this file
-
-void resolve_token_ids(const ResolveIdsArgs& args, ExecContext& context) {
-  const CudaContext& cuda = cuda_context(context);
-  launch<&resolve_kernel>(cuda, flat_shape(args.out.shape[0]), cuda.site, kBadSlot, args.out.as<int32_t>(),
-                          args.ids.as<int32_t>(), args.last_tokens.as<int32_t>(), args.last_tokens.shape[0],
-                          args.out.shape[0]);
-}
-
-void commit_tokens(const CommitTokensArgs& args, ExecContext& context) {
-  const CudaContext& cuda = cuda_context(context);
-  launch<&commit_kernel>(cuda, flat_shape(args.tokens.shape[0]), cuda.site, kBadCommitSlot,
-                         args.last_tokens.as<int32_t>(), args.last_tokens.shape[0],
-                         args.targets.as<int32_t>(), args.tokens.as<int32_t>(), args.slots.as<int32_t>(),
-                         args.wanted.as<int32_t>(), args.num_rows, args.tokens.shape[0]);
-}
 
 void fill_padding(const FillPaddingArgs& args, ExecContext& context) {
   const CudaContext& cuda = cuda_context(context);

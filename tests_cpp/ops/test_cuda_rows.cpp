@@ -276,31 +276,25 @@ TEST_F(CudaRowsTest, IndicesOutsideAreFailures) {
               HasSubstr("silu_mul: num_rows[0]=5"));
 }
 
-TEST_F(CudaRowsTest, TokensAreFedAndKept) {
-  const auto ids = HostTensor(DType::kI32, {5}).fill_from({3, -1, -3, 0, 77});
-  const auto last = HostTensor(DType::kI32, {3}).fill_from({10, 11, 12});
-  const HostTensor out(DType::kI32, {5});
-  expect_same_bits([&](Side& s) {
-    ops::resolve_token_ids(s.stream(), {.out = s.out(out), .ids = s.in(ids), .last_tokens = s.in(last)});
-  });
+TEST_F(CudaRowsTest, TokensOfTheStepBeforeAreEmbedded) {
+  const auto table = HostTensor(DType::kBF16, {16, 24}).fill_normal(1);
+  const auto ids = HostTensor(DType::kI32, {5}).fill_from({3, -1, -3, 0, -2});
+  const auto last = HostTensor(DType::kI32, {3}).fill_from({10, -1, 12});
+  const HostTensor out(DType::kBF16, {5, 24});
+  const auto embed = [&](Side& s, const HostTensor& of) {
+    ops::embedding(s.stream(), {.out = s.out(out),
+                                .ids = s.in(of),
+                                .table = s.in(table),
+                                .vocab_begin = 2,
+                                .last_tokens = s.in(last)});
+  };
+  expect_same_bits([&](Side& s) { embed(s, ids); });
   const auto far = HostTensor(DType::kI32, {5}).fill(-4);
-  EXPECT_THAT(cuda_failure([&](Side& s) {
-                ops::resolve_token_ids(s.stream(),
-                                       {.out = s.in(out), .ids = s.in(far), .last_tokens = s.in(last)});
-              }),
-              HasSubstr("names slot 3 of 3"));
-  const auto tokens = HostTensor(DType::kI32, {5}).fill_from({20, 21, 22, 23, 24});
-  const auto slots = HostTensor(DType::kI32, {5}).fill_from({2, -1, 0, 1, 1});
-  const auto wanted = HostTensor(DType::kI32, {5}).fill_from({-1, -2, 6, -1, 9});
+  EXPECT_THAT(cuda_failure([&](Side& s) { embed(s, far); }), HasSubstr("names slot 3 of 3"));
+}
+
+TEST_F(CudaRowsTest, PaddingIsFilledAndExpertsAreLocalized) {
   const std::vector<int32_t> num_rows = {4};
-  expect_same_bits([&](Side& s) {
-    ops::commit_tokens(s.stream(), {.last_tokens = s.out(last),
-                                    .targets = s.out(out),
-                                    .tokens = s.in(tokens),
-                                    .slots = s.in(slots),
-                                    .wanted = s.in(wanted),
-                                    .num_rows = s.array(num_rows)});
-  });
   auto padded = HostTensor(DType::kBF16, {5, 33}, {40, 1}).fill_normal(3);
   expect_same_bits([&](Side& s) {
     ops::fill_padding(s.stream(), {.x = s.out(padded), .num_rows = s.array(num_rows), .value = 0x7f});

@@ -102,8 +102,60 @@ TEST_F(CudaSamplingTest, RowsThatCannotBeDrawnAreMarkedAndRowsBeyondTheCountAreL
   }
 }
 
+TEST_F(CudaSamplingTest, TokensAreKeptForTheNextStep) {
+  const auto logits = HostTensor(DType::kF32, {5, 300}).fill_normal(6);
+  const std::vector<SamplingRow> params(5, {.temperature = 0.0F});
+  const auto tokens = HostTensor(DType::kI32, {5}).fill(-77);
+  const auto last = HostTensor(DType::kI32, {3}).fill_from({1000, 1001, 1002});
+  const auto wanted = HostTensor(DType::kI32, {5}).fill_from({-1, -2, 6, -1, 9});
+  const std::vector<int32_t> num_rows = {4};
+  const auto run = [&](Side& s, const HostTensor& slots) {
+    ops::sample(s.stream(), {.tokens = s.out(tokens),
+                             .logits = s.in(logits),
+                             .params = s.array(params),
+                             .num_rows = s.array(num_rows),
+                             .last_tokens = s.out(last),
+                             .slots = s.in(slots),
+                             .wanted = s.in(wanted),
+                             .targets = s.out(tokens)});
+  };
+  expect_same_bits([&](Side& s) { run(s, HostTensor(DType::kI32, {5}).fill_from({2, -1, 0, 1, 1})); });
+  EXPECT_THAT(cuda_failure([&](Side& s) {
+                run(s, HostTensor(DType::kI32, {5}).fill_from({2, -1, 3, 1, 1}));
+              }),
+              HasSubstr("sample: row 2 names slot 3 of 3"));
+}
+
+// Rows over several blocks: a vocabulary that is no multiple of theirs, from aligned and from odd addresses.
+TEST_F(CudaSamplingTest, WideRowsAreDrawnAsTheCpuDoes) {
+  constexpr int64_t kVocab = 9001;
+  std::vector<SamplingRow> params;
+  for (uint64_t r = 0; r < 12; ++r) {
+    params.push_back({.temperature = r % 4 == 0 ? 0.0F : 0.8F,
+                      .top_p = r % 3 == 0 ? 0.95F : 1.0F,
+                      .min_p = r % 5 == 0 ? 0.02F : 0.0F,
+                      .top_k = r % 4 == 1 ? 2000 : 0,
+                      .seed = r,
+                      .position = 7});
+  }
+  for (const int64_t stride : {kVocab, kVocab + 3}) {
+    HostTensor logits(DType::kF32, {12, kVocab}, {stride, 1});
+    logits.fill_normal(8, 2.0);
+    for (int64_t v = 0; v < kVocab; ++v) {
+      logits.set({1, v}, 0.5);  // all alike
+      logits.set({2, v}, std::round(logits.at({2, v})));
+    }
+    const Drawn drawn = draw(logits, params);
+    int different = 0;
+    for (size_t r = 0; r < params.size(); ++r) different += drawn.cpu[r] == drawn.cuda[r] ? 0 : 1;
+    EXPECT_LE(different, 1);
+    EXPECT_EQ(drawn.cpu[1], drawn.cuda[1]);
+    EXPECT_EQ(drawn.cpu[2], drawn.cuda[2]);
+  }
+}
+
 TEST_F(CudaSamplingTest, LogprobsMatch) {
-  for (const int64_t vocab : {1, 3, 100, 5003}) {
+  for (const int64_t vocab : {1, 3, 100, 5003, 9001}) {
     auto logits = HostTensor(DType::kF32, {6, vocab}).fill_normal(4, 3.0);
     for (int64_t v = 0; v < vocab; ++v) logits.set({1, v}, static_cast<double>(v % 7));  // ties
     const auto last = static_cast<double>(vocab - 1);

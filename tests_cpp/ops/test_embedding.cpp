@@ -48,6 +48,23 @@ TEST(EmbeddingTest, APaddingIdGivesZeros) {
   EXPECT_TRUE(near(ops.download(out), std::vector<double>(6, 0.0), 0.0, 0.0));
 }
 
+TEST(EmbeddingTest, AnIdBelowZeroStandsForTheTokenOfASlot) {
+  const auto table = HostTensor(DType::kF32, {4, 1}).fill_from({10, 11, 12, 13});
+  const auto last = HostTensor(DType::kI32, {3}).fill_from({2, -1, 1});
+  StreamOps ops;
+  const TensorView out = ops.upload(HostTensor(DType::kF32, {4, 1}));
+  const auto run = [&](const std::vector<double>& ids) {
+    embedding(ops.stream(), {.out = out,
+                             .ids = ops.upload(HostTensor(DType::kI32, {4}).fill_from(ids)),
+                             .table = ops.upload(table),
+                             .last_tokens = ops.upload(last)});
+  };
+  run({3, -1, -2, -3});
+  EXPECT_TRUE(near(ops.download(out), {13, 12, 0, 11}, 0.0, 0.0));
+  run({3, -4, 0, 0});
+  EXPECT_THAT([&] { ops.wait(); }, ThrowsMessage<Error>(HasSubstr("embedding: row 1 names slot 3 of 3")));
+}
+
 TEST(EmbeddingTest, RejectsArgumentsThatDoNotFit) {
   StreamOps ops;
   const auto view = [](DType dtype, std::initializer_list<int64_t> shape) {

@@ -71,6 +71,29 @@ Drawn reference(const std::vector<double>& logits, const SamplingRow& params) {
   return drawn;
 }
 
+TEST(SampleTest, TokensAreKeptAndTargetsNamed) {
+  const auto logits = HostTensor(DType::kF32, {4, 3}).fill_from({0, 1, 0, 2, 1, 0, 0, 0, 3, 0, 5, 0});
+  const std::vector<SamplingRow> params(4, {.temperature = 0.0F});
+  HostTensor tokens(DType::kI32, {4});
+  auto last = HostTensor(DType::kI32, {3}).fill(-9);
+  auto targets = HostTensor(DType::kI32, {4}).fill(-9);
+  const auto slots = HostTensor(DType::kI32, {4}).fill_from({2, -1, 0, 1});
+  const auto wanted = HostTensor(DType::kI32, {4}).fill_from({-1, -2, 1, -1});
+  const int32_t num_rows = 3;
+  InlineContext context;
+  ops::cpu::sample({.tokens = tokens.view(),
+                    .logits = logits.view(),
+                    .params = params.data(),
+                    .num_rows = &num_rows,
+                    .last_tokens = last.view(),
+                    .slots = slots.view(),
+                    .wanted = wanted.view(),
+                    .targets = targets.view()},
+                   context);
+  EXPECT_TRUE(near(last, {2, -9, 1}, 0.0, 0.0));
+  EXPECT_TRUE(near(targets, {1, -1, 1, -9}, 0.0, 0.0));
+}
+
 TEST(PhiloxTest, GivesThePublishedNumbers) {
   EXPECT_THAT(ops::philox4x32({0, 0, 0, 0}, {0, 0}),
               ElementsAre(0x6627e8d5U, 0xe169c58dU, 0xbc57ac4cU, 0x9b00dbd8U));
@@ -344,6 +367,9 @@ TEST(SamplingStreamTest, RunsOnAStreamAndRefusesShapesThatDoNotFit) {
   bad = good;
   bad.logits.dtype = DType::kBF16;
   EXPECT_THAT(message([&] { ops::sample(*stream, bad); }), HasSubstr("sample: logits"));
+  bad = good;
+  bad.slots = good.tokens;
+  EXPECT_THAT(message([&] { ops::sample(*stream, bad); }), HasSubstr("go together"));
   ops::LogprobArgs wrong = logprobs;
   wrong.top_ids = buffer.view(DType::kI32, {2, 1}, 2048);
   EXPECT_THAT(message([&] { ops::logprobs(*stream, wrong); }), HasSubstr("go together"));

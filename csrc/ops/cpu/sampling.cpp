@@ -135,6 +135,17 @@ int32_t sample_row(const float* logits, int64_t vocab, const SamplingRow& params
   return static_cast<int32_t>(std::find(logits, logits + vocab, maximum) - logits);
 }
 
+/// What else becomes of the token of row `r`.
+void commit(const SampleArgs& args, int64_t r, int32_t token) {
+  if (!args.last_tokens.defined()) return;
+  const int32_t slot = args.slots.as<int32_t>()[r];
+  WEFT_CHECK(slot < args.last_tokens.shape[0], "sample: row {} names slot {} of {}", r, slot,
+             args.last_tokens.shape[0]);
+  if (slot >= 0) args.last_tokens.as<int32_t>()[slot] = token;
+  const int32_t wanted = args.wanted.as<int32_t>()[r];
+  args.targets.as<int32_t>()[r] = wanted >= 0 ? wanted : wanted == -1 ? token : -1;
+}
+
 /// The `count` <= vocab largest logits as (logit, id), in falling order; ties: lower id.
 void find_largest(const float* logits, int64_t vocab, int32_t count, Candidates& top) {
   top.clear();
@@ -157,8 +168,9 @@ void sample(const SampleArgs& args, ExecContext& context) {
   context.parallel_for(num_rows, 1, [&](int64_t begin, int64_t end) {
     thread_local Workspace work;
     for (int64_t r = begin; r < end; ++r) {
-      args.tokens.as<int32_t>()[r * args.tokens.stride[0]] =
-          sample_row(row<float>(args.logits, r), vocab, args.params[r], work);
+      const int32_t token = sample_row(row<float>(args.logits, r), vocab, args.params[r], work);
+      args.tokens.as<int32_t>()[r * args.tokens.stride[0]] = token;
+      commit(args, r, token);
     }
   });
 }

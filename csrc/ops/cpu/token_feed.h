@@ -5,8 +5,6 @@
 
 namespace weft::ops::cpu {
 
-void resolve_token_ids(const ResolveIdsArgs& args, device::ExecContext& context);
-void commit_tokens(const CommitTokensArgs& args, device::ExecContext& context);
 void fill_padding(const FillPaddingArgs& args, device::ExecContext& context);
 void localize_experts(const LocalizeArgs& args, device::ExecContext& context);
 

@@ -45,8 +45,6 @@ void sample(const SampleArgs& args, ExecContext& context);
 void logprobs(const LogprobArgs& args, ExecContext& context);
 void scatter_blocks(const ScatterBlocksArgs& args, ExecContext& context);
 void copy_words(const CopyWordsArgs& args, ExecContext& context);
-void resolve_token_ids(const ResolveIdsArgs& args, ExecContext& context);
-void commit_tokens(const CommitTokensArgs& args, ExecContext& context);
 void fill_padding(const FillPaddingArgs& args, ExecContext& context);
 void localize_experts(const LocalizeArgs& args, ExecContext& context);
 
