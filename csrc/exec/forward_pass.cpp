@@ -114,6 +114,8 @@ ForwardPass::MicroBatch ForwardPass::begin(const StepPlan& plan, const Host& hos
       .batch = inputs_.sequences(index, host.num_seqs[m], config_.page_size),
       .kv = {},
       .prefill_plan = {},
+      .prefill_workspace = {},
+      .num_prefill_kv_tokens = host.num_prefill_kv_tokens[m],
       .num_prefill_seqs = host.num_prefill_seqs[m],
       .num_prefill_rows = host.num_prefill_rows[m]};
   return {
@@ -155,9 +157,13 @@ void ForwardPass::embed(const StepPlan& plan, MicroBatch& mb) {
 
 void ForwardPass::plan_prefill(MicroBatch& mb) {
   auto& attention = mb.attention;
-  if (attention.num_prefill_seqs == 0 || !ops::has_prefill_plan(comm_.compute->device())) return;
+  if (attention.num_prefill_seqs == 0 || !mb.buffers->prefill_plan.defined() ||
+      !ops::has_prefill_plan(comm_.compute->device())) {
+    return;
+  }
   const auto& kv = buffers_.kv[0];
   attention.prefill_plan = mb.buffers->prefill_plan;
+  attention.prefill_workspace = mb.buffers->prefill_workspace;
   ops::plan_prefill(*comm_.compute, {.plan = attention.prefill_plan,
                                      .batch = attention.batch,
                                      .num_prefill_seqs = attention.num_prefill_seqs,

@@ -38,6 +38,7 @@ class ForwardPass {
     std::array<int64_t, 2> num_seqs{};
     std::array<int32_t, 2> num_prefill_seqs{};
     std::array<int64_t, 2> num_prefill_rows{};
+    std::array<int64_t, 2> num_prefill_kv_tokens{};
   };
 
   ForwardPass(const ExecConfig& config, const model::ModelConfig& model_config, const model::Model& model,

@@ -9,6 +9,21 @@ namespace weft::exec {
 
 using device::make_view;
 
+namespace {
+
+// Room to expand the keys of a chunk and of a prefix three times as long, or of as many prompts.
+constexpr int64_t kExpandedTokensPerRow = 4;
+
+int64_t prefill_workspace_bytes(const ExecConfig& config, const model::ModelConfig& model, int64_t rows) {
+  if (!model.is_mla() || config.dtype != DType::kBF16) return 0;
+  const int64_t cached = config.num_pages * config.page_size;
+  return ops::mla_prefill_workspace(std::min(rows * kExpandedTokensPerRow, cached),
+                                    model.num_attention_heads / config.plan.parallel.attn_tp_size(),
+                                    model.mla->kv_lora_rank);
+}
+
+}  // namespace
+
 RankSizes::RankSizes(const ExecConfig& config, const model::ModelConfig& model) {
   const auto& parallel = config.plan.parallel;
   const int64_t attn_tp = parallel.attn_tp_size();
@@ -53,8 +68,12 @@ RankBuffers::RankBuffers(const ExecConfig& config, const model::ModelConfig& mod
     mb.x = tensor("work/x", dtype, {sizes.rows, hidden});
     mb.residual = tensor("work/residual", dtype, {sizes.rows, hidden});
     mb.h = tensor("work/h", dtype, {sizes.rows, hidden});
-    if (const int64_t size = ops::prefill_plan_size(sizes.rows, config.max_seqs); size > 0) {
-      mb.prefill_plan = tensor("work/prefill_plan", DType::kI32, {size});
+    if (config.backend == device::Backend::kCuda) {
+      mb.prefill_plan =
+          tensor("work/prefill_plan", DType::kI32, {ops::prefill_plan_size(sizes.rows, config.max_seqs)});
+      if (const int64_t size = prefill_workspace_bytes(config, model_config, sizes.rows); size > 0) {
+        mb.prefill_workspace = tensor("work/prefill_workspace", DType::kU8, {size});
+      }
     }
     if (sizes.gathered_rows > 0) {
       mb.gathered = tensor("work/gathered", dtype, {sizes.gathered_rows, hidden});

@@ -32,7 +32,8 @@ struct RankSizes {
 struct MicroBatchBuffers {
   device::TensorView x, residual, h;          // [rows, hidden]
   device::TensorView gathered, gathered_out;  // [gathered_rows, hidden]; undefined if there are none
-  device::TensorView prefill_plan;            // i32; of ops::plan_prefill
+  device::TensorView prefill_plan;       // i32; of ops::plan_prefill; undefined: no kernel has a use for it
+  device::TensorView prefill_workspace;  // u8; of ops::mla_prefill; undefined likewise
   model::Scratch scratch;
   void* dispatch_control = nullptr;
   void* dispatch_rows = nullptr;

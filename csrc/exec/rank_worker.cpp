@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <deque>
+#include <numeric>
 #include <utility>
 
 #include "base/error.h"
@@ -137,6 +138,8 @@ class RankWorker::Impl {
         const auto& in = input.micro_batches[m];
         host.num_seqs[m] = in.num_seqs();
         host.num_prefill_seqs[m] = in.num_prefill_seqs;
+        host.num_prefill_kv_tokens[m] =
+            std::accumulate(in.kv_len.begin(), in.kv_len.begin() + in.num_prefill_seqs, int64_t{0});
         host.num_prefill_rows[m] = in.num_seqs() == 0 ? 0 : in.cu_q[static_cast<size_t>(in.num_prefill_seqs)];
       }
       const auto records = run_checked(plan, host);

@@ -22,10 +22,11 @@ namespace weft::exec {
 /// Sizes that every buffer follows from; resolved before a weight is read.
 struct ExecConfig {
   plan::PlanConfig plan;
-  DType dtype = DType::kF32;  // of weights, activations and the KV cache
-  int64_t max_tokens = 0;     // rows of one DP rank in one step
-  int64_t max_seqs = 0;       // sequences of one DP rank in one step; also the number of request slots
-  int64_t max_context = 0;    // tokens of one sequence
+  device::Backend backend = device::Backend::kCpu;  // some buffers are for kernels of one alone
+  DType dtype = DType::kF32;                        // of weights, activations and the KV cache
+  int64_t max_tokens = 0;                           // rows of one DP rank in one step
+  int64_t max_seqs = 0;     // sequences of one DP rank in one step; also the number of request slots
+  int64_t max_context = 0;  // tokens of one sequence
   int64_t page_size = 1;
   int64_t num_pages = 0;         // of one DP rank
   int64_t max_top_logprobs = 0;  // largest num_top that a row may ask

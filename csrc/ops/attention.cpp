@@ -118,6 +118,15 @@ void paged_attention(Stream& stream, const PagedAttentionArgs& args) {
                  batch.cu_q, batch.kv_len, batch.page_table, batch.num_seqs});
 }
 
+int64_t mla_prefill_workspace([[maybe_unused]] int64_t num_kv_tokens, [[maybe_unused]] int64_t heads,
+                              [[maybe_unused]] int64_t kv_lora_rank) {
+#if WEFT_HAS_FLASHINFER
+  return cuda::mla_prefill_workspace(num_kv_tokens, heads, kv_lora_rank);
+#else
+  return 0;
+#endif
+}
+
 void mla_decode(Stream& stream, const MlaDecodeArgs& args) {
   constexpr const char* kOp = "mla_decode";
   check_input(kOp, "q_nope", args.q_nope, {-1, -1, -1});
@@ -149,11 +158,14 @@ void mla_prefill(Stream& stream, const MlaPrefillArgs& args) {
   check_batch(kOp, args.batch);
   WEFT_CHECK(args.num_prefill_seqs >= 0, "{}: num_prefill_seqs={} must not be negative", kOp,
              args.num_prefill_seqs);
+  if (args.plan.defined()) check_dtype(kOp, "plan", args.plan, DType::kI32);
+  if (args.workspace.defined()) check_dtype(kOp, "workspace", args.workspace, DType::kU8);
   if (args.out.numel() == 0 || args.batch.max_seqs == 0 || args.num_prefill_seqs == 0) return;
   const BatchAccesses batch(args.batch);
-  stream.launch(kOp, WEFT_KERNEL(stream, mla_prefill), args,
-                {write(args.out), read(args.q_nope), read(args.q_rope), read(args.cache), read(args.w_kv_b),
-                 batch.cu_q, batch.kv_len, batch.page_table, batch.num_seqs});
+  stream.launch(
+      kOp, WEFT_KERNEL(stream, mla_prefill), args,
+      {write(args.out), write(args.workspace), read(args.q_nope), read(args.q_rope), read(args.cache),
+       read(args.w_kv_b), read(args.plan), batch.cu_q, batch.kv_len, batch.page_table, batch.num_seqs});
 }
 
 }  // namespace weft::ops

@@ -61,10 +61,16 @@ struct MlaPrefillArgs {
   SequenceBatch batch;
   int32_t num_prefill_seqs = 0;  // sequences [0, min(num_prefill_seqs, num_seqs)) are computed
   float scale = 1.0F;
+  TensorView plan = {};  // i32, of plan_prefill for this batch, as many rows and sequences; undefined: none
+  TensorView workspace =
+      {};  // u8 [mla_prefill_workspace(..)] or more, for kernels with a plan; undefined: none
+  int64_t num_kv_tokens = 0;  // host: with a plan, keys of the computed sequences together
 };
-/// Multi-head latent attention with keys and values expanded from the latents (in f32, never rounded), for
-/// prompts and chunks with a prefix in the cache. A row has the same bits in every batch, page size and
-/// chunking.
+/// Bytes that kernels with a plan take to expand so many keys; 0 in builds without such kernels.
+[[nodiscard]] int64_t mla_prefill_workspace(int64_t num_kv_tokens, int64_t heads, int64_t kv_lora_rank);
+/// Multi-head latent attention with keys and values expanded from the latents (in f32, never rounded, or with
+/// a plan and a workspace that holds them, in the dtype), for prompts and chunks with a prefix in the cache.
+/// A row has the same bits in every batch, page size and chunking; but with a plan, others than without.
 void mla_prefill(Stream& stream, const MlaPrefillArgs& args);
 
 }  // namespace weft::ops

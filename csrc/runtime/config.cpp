@@ -112,6 +112,7 @@ exec::ExecConfig resolve(const RuntimeConfig& c, const model::ModelConfig& model
                                                    Policy{"sglang", plan::TboPolicy::kSglang}});
   e.plan.tbo_gate = plan::parse_tbo_gate(c.tbo_gate);
   e.plan.tbo_cost_table = c.tbo_cost_table;
+  e.backend = c.device == "cuda" ? device::Backend::kCuda : device::Backend::kCpu;
   e.dtype = resolve_dtype(c.dtype, model.dtype);
   e.max_context = c.context_length > 0 ? c.context_length : model.max_position_embeddings;
   check_sizes(c, e, model);

@@ -417,6 +417,12 @@ void mla_decode(const MlaDecodeArgs& args, ExecContext& context) {
 }
 
 void mla_prefill(const MlaPrefillArgs& args, ExecContext& context) {
+#if WEFT_HAS_FLASHINFER
+  if (flashinfer_serves(args)) {
+    flashinfer_mla_prefill(cuda_context(context), args);
+    return;
+  }
+#endif
   Attention a{};
   a.out = float_view(args.out);
   a.q = float_view(args.q_nope);

@@ -19,4 +19,16 @@ struct PagedPrefill {
 };
 void launch_paged_prefill(const device::cuda::CudaContext& context, const PagedPrefill& args);
 
+/// Causal attention of planned prompts over keys and values that lie packed, sequence after sequence. All
+/// views are bf16 with 16-byte rows.
+struct RaggedPrefill {
+  device::TensorView out;  // [rows, heads, 128]
+  device::TensorView q;    // [rows, heads, 192]
+  device::TensorView k;    // [tokens, heads, 192]
+  device::TensorView v;    // [tokens, heads, 128]
+  const int32_t* plan = nullptr;
+  float scale = 1.0F;
+};
+void launch_ragged_prefill(const device::cuda::CudaContext& context, const RaggedPrefill& args);
+
 }  // namespace weft::kernels

@@ -168,7 +168,10 @@ __global__ void __launch_bounds__(kThreads) plan_kernel(OpSite site, PlanTexts t
     }
     plan.tiles()[place] = tile;
   }
-  if (threadIdx.x == 0) plan.memory[0] = static_cast<int32_t>(num_tiles);
+  if (threadIdx.x == 0) {
+    plan.memory[PrefillPlanLayout::kNumTiles] = static_cast<int32_t>(num_tiles);
+    plan.memory[PrefillPlanLayout::kNumSeqs] = static_cast<int32_t>(num_seqs);
+  }
 }
 
 }  // namespace

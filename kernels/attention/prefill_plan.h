@@ -20,7 +20,9 @@ struct alignas(16) PrefillTile {
 /// Where things stand in the plan's memory, in int32 from its start.
 struct PrefillPlanLayout {
   static constexpr int kTileRows = 128;
-  static constexpr int64_t kHeader = 8;  // [0]: number of tiles
+  static constexpr int64_t kNumTiles = 0;
+  static constexpr int64_t kNumSeqs = 1;  // that are planned, bad ones included
+  static constexpr int64_t kHeader = 8;
   static constexpr int64_t kTileInts = sizeof(PrefillTile) / sizeof(int32_t);
 
   int64_t max_tiles;

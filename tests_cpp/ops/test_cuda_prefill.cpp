@@ -213,6 +213,60 @@ TEST_F(CudaPrefillAttentionTest, ARowHasTheSameBitsInEveryBatchAndChunking) {
   EXPECT_EQ(last_row({{350, 700}, {1, 1}, {140, 140}}, 16), whole);
 }
 
+/// mla_prefill with DeepSeek's heads; planned where that is possible, with a workspace for `kv_tokens` keys.
+Enqueue mla_of(PagedBatch& batch, int64_t heads, int64_t latent, int32_t num_prefill_seqs) {
+  const int64_t rows = batch.num_rows() + 2;
+  int64_t kv_tokens = 0;
+  for (int32_t s = 0; s < num_prefill_seqs; ++s)
+    kv_tokens += batch.sequences()[static_cast<size_t>(s)].kv_len;
+  HostTensor cache(DType::kBF16, {batch.num_slots(), latent + 64});
+  for (size_t s = 0; s < batch.sequences().size(); ++s) {
+    for (int64_t p = 0; p < batch.sequences()[s].kv_len; ++p) {
+      const auto seq = static_cast<int64_t>(s);
+      for (int64_t c = 0; c < latent + 64; ++c) cache.set({batch.slot(seq, p), c}, content(10, seq, p, c));
+    }
+  }
+  const auto q = HostTensor(DType::kBF16, {rows, heads, 192}).fill_normal(11);
+  const auto w_kv_b = HostTensor(DType::kBF16, {heads, 256, latent}).fill_normal(12, 0.1);
+  const HostTensor out(DType::kBF16, {rows, heads, 128});
+  return [=, &batch](Side& s) {
+    const TensorView query = s.in(q);
+    ops::MlaPrefillArgs args{.out = s.out(out),
+                             .q_nope = query.columns(0, 128),
+                             .q_rope = query.columns(128, 64),
+                             .cache = s.in(cache),
+                             .w_kv_b = s.in(w_kv_b),
+                             .batch = on_side(s, batch),
+                             .num_prefill_seqs = num_prefill_seqs,
+                             .scale = 0.1F,
+                             .num_kv_tokens = kv_tokens};
+    if (s.stream().device().backend() == device::Backend::kCuda) {
+      // 0xff: NaN to begin with.
+      const HostTensor workspace(DType::kU8, {ops::mla_prefill_workspace(kv_tokens, heads, latent)});
+      args.workspace = s.in(workspace);
+      s.stream().fill(args.workspace.data, 0xff, args.workspace.span_bytes());
+      args.plan = s.in(empty_plan(batch, rows));
+      plan(s, batch, args.plan, num_prefill_seqs, rows);
+    }
+    ops::mla_prefill(s.stream(), args);
+  };
+}
+
+TEST_F(CudaPrefillAttentionTest, PlannedMlaMatches) {
+  for (const int64_t heads : {1, 3}) {
+    for (const int64_t page_size : {1, 64}) {
+      for (const auto& sequences : std::vector<std::vector<SequenceLengths>>{
+               {{1, 1}}, {{300, 300}}, {{128, 400}, {0, 40}, {1, 300}, {130, 130}, {1, 77}}}) {
+        SCOPED_TRACE("heads=" + std::to_string(heads) + " page=" + std::to_string(page_size) +
+                     " sequences=" + std::to_string(sequences.size()));
+        PagedBatch batch(sequences, page_size, 1);
+        const auto num_prefill_seqs = static_cast<int32_t>(std::min<size_t>(sequences.size(), 4));
+        expect_twins(mla_of(batch, heads, 72, num_prefill_seqs), 1e-2, 1e-2);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace weft::test
 #endif

@@ -43,9 +43,11 @@ struct AttentionContext {
   device::TensorView cos_sin;    // f32 [max_positions, rope_dim]
   ops::SequenceBatch batch;
   KvLayer kv;
-  device::TensorView prefill_plan;  // i32, of ops::plan_prefill; undefined: none
-  int32_t num_prefill_seqs = 0;     // host: sequences before the decode tail
-  int64_t num_prefill_rows = 0;     // host: their rows
+  device::TensorView prefill_plan;       // i32, of ops::plan_prefill; undefined: none
+  device::TensorView prefill_workspace;  // u8, of ops::mla_prefill; undefined: none
+  int64_t num_prefill_kv_tokens = 0;     // host: keys of the sequences before the decode tail
+  int32_t num_prefill_seqs = 0;          // host: sequences before the decode tail
+  int64_t num_prefill_rows = 0;          // host: their rows
 };
 
 /// An attention part: needs its rows, or their latents, on every rank of the attention-TP group, leaves a

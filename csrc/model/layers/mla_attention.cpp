@@ -153,7 +153,10 @@ class MlaAttention final : public Attention {
                                    .w_kv_b = kv_b,
                                    .batch = c.batch,
                                    .num_prefill_seqs = c.num_prefill_seqs,
-                                   .scale = scale_});
+                                   .scale = scale_,
+                                   .plan = c.prefill_plan,
+                                   .workspace = c.prefill_workspace,
+                                   .num_kv_tokens = c.num_prefill_kv_tokens});
     }
     ops::gemm(*c.stream, {.out = c.out,
                           .a = out.reshape({rows, heads_ * mla_.v_head_dim}),

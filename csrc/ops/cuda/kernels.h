@@ -51,6 +51,7 @@ void localize_experts(const LocalizeArgs& args, ExecContext& context);
 #if WEFT_HAS_FLASHINFER
 /// True if the current GPU is one that FlashInfer's kernels are for: a Hopper.
 bool flashinfer_runs_here();
+int64_t mla_prefill_workspace(int64_t num_kv_tokens, int64_t heads, int64_t kv_lora_rank);
 #endif
 
 }  // namespace weft::ops::cuda
