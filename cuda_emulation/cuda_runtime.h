@@ -117,6 +117,7 @@ cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t start, cudaEvent_t end);
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long flags);
 cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
+cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t stream);
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
 
 namespace weft::emulation {
@@ -146,6 +147,8 @@ struct Launch {
 /// The stream to enqueue a kernel on. Throws Error if it is to overlap with what stands before it, and that
 /// is no kernel.
 weft::device::Stream& stream_for_kernel(cudaStream_t stream, bool overlaps);
+/// Nanoseconds of a clock that all kernels share.
+uint64_t device_time();
 /// Kernels so far that were launched to overlap.
 int64_t num_overlapping_kernels();
 

@@ -69,6 +69,10 @@ device::Stream& stream_for_kernel(cudaStream_t stream, bool overlaps) {
   stream->after_kernel = true;
   return *stream->stream;
 }
+uint64_t device_time() {
+  return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch() /
+                               std::chrono::nanoseconds(1));
+}
 int64_t num_overlapping_kernels() { return overlapping_kernels; }
 
 namespace {
@@ -291,6 +295,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
   delete exec;
   return cudaSuccess;
 }
+cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   return guarded(cudaErrorInvalidValue, [&] { stream->other().replay(*exec->graph); });
 }

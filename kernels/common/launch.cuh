@@ -103,6 +103,21 @@ void launch(const CudaContext& context, const LaunchShape& shape, const Args&...
   launch_as<kKernel>(kKernel, context, shape, args...);
 }
 
+namespace detail {
+
+// Nanoseconds, the same clock on all of the device.
+__device__ inline uint64_t device_time() {
+#if WEFT_CUDA_EMULATED
+  return emulation::device_time();
+#else
+  uint64_t ns;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns));
+  return ns;
+#endif
+}
+
+}  // namespace detail
+
 /// Lets the next kernel of the stream be dispatched once every block of this one has called this or ended.
 /// Its blocks then take what room this grid leaves, and stop in wait_for_inputs() until this kernel is done.
 /// May be called before wait_for_inputs(); without it the next kernel is dispatched when this one ends.
@@ -113,7 +128,7 @@ __device__ inline void let_next_start() {
 }
 
 /// Returns when the kernels before this one in the stream have ended, and what they wrote can be read; tells
-/// the host, should it ask, that the stream is here.
+/// the host, should it ask, that the stream is here, and when.
 ///
 /// Every thread of every kernel calls it, exactly once and on every path, before it touches memory. Before it
 /// stand only: arithmetic on the kernel's arguments, let_next_start(), and reads or prefetches of weights,
@@ -125,6 +140,7 @@ __device__ inline void wait_for_inputs(const OpSite& site) {
 #endif
   if (blockIdx.x == 0 && blockIdx.y == 0 && blockIdx.z == 0 && threadIdx.x == 0) {
     *const_cast<const void* volatile*>(site.progress) = site.op;
+    if (site.stamp != nullptr) *static_cast<volatile uint64_t*>(site.stamp) = detail::device_time();
   }
 }
 

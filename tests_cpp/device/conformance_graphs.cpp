@@ -30,6 +30,45 @@ TEST_P(ConformanceTest, ACaptureRunsNothingAndItsReplayRunsEverything) {
   EXPECT_EQ(static_cast<uint32_t>(first(*stream, data)), expected);
 }
 
+TEST_P(ConformanceTest, AStampTellsWhenAnOpBeganInEachReplay) {
+  auto stream = device->make_stream("compute");
+  const Buffer data = zeros(64, "data");
+  const Buffer stamps = zeros(6, "stamps");
+  auto* slots = static_cast<uint64_t*>(stamps.data());
+  const auto host = device->allocate_host(stamps.num_bytes(), "host");
+  const auto read_stamps = [&] {
+    stream->copy(host.data(), stamps.data(), stamps.num_bytes());
+    stream->wait_idle(kLong);
+    const auto* read = static_cast<const uint64_t*>(host.data());
+    return std::vector<uint64_t>(read, read + 3);
+  };
+  const auto run = [&] {
+    stream->stamp_next(slots);
+    backend.affine(*stream, ints(data), 2, 1);
+    backend.affine(*stream, ints(data), 2, 1);
+    stream->stamp_next(slots + 1);
+    backend.mix(*stream, ints(data).rows(0, 32), ints(data).rows(32, 32));
+    backend.affine(*stream, ints(data), 2, 1);  // marks nothing
+  };
+  run();
+  const auto eager = read_stamps();
+  EXPECT_GT(eager[0], 0U);
+  EXPECT_GE(eager[1], eager[0]);
+  EXPECT_EQ(eager[2], 0U);
+  stream->begin_capture();
+  run();
+  const auto graph = stream->end_capture();
+  EXPECT_EQ(read_stamps(), eager);
+  auto before = eager;
+  for (int i = 0; i < 2; ++i) {
+    stream->replay(*graph);
+    const auto now = read_stamps();
+    EXPECT_GE(now[0], before[1]);
+    EXPECT_GE(now[1], now[0]);
+    before = now;
+  }
+}
+
 TEST_P(ConformanceTest, ReplaysOfTwoStreamsEqualEagerRuns) {
   const Buffer x = zeros(64, "x");
   const Buffer y = zeros(64, "y");

@@ -29,6 +29,7 @@ struct alignas(16) Command {
   std::string_view name;   // kOp
   void (*trampoline)(void (*fn)(), const void* args, ExecContext& context) = nullptr;
   void (*fn)() = nullptr;
+  uint64_t* stamp = nullptr;  // Op::stamp
 
   [[nodiscard]] const void* args() const { return this + 1; }
 };
@@ -74,6 +75,7 @@ inline Command make_command(const Op& op) {
   command.name = op.name;
   command.trampoline = op.trampoline;
   command.fn = op.fn;
+  command.stamp = op.stamp;
   return command;
 }
 

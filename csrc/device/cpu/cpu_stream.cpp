@@ -76,13 +76,12 @@ void CpuStream::enqueue(const Op& op) {
   const bool capturing = is_capturing();
   if (!capturing) core_->check_no_capture(where_, op.name);
   accesses_.clear();
-  for (const Access& access : op.accesses) {
-    if (access.num_bytes == 0) continue;
+  op.for_each_access([&](const Access& access) {
     const auto& buffer = cache_.find(access, where_, op.name);
-    if (!capturing && !kChecked) continue;
+    if (!capturing && !kChecked) return;
     const size_t begin = reinterpret_cast<uintptr_t>(access.data) - buffer->begin;
     accesses_.push_back({buffer, begin, begin + access.num_bytes, access.write, op.name});
-  }
+  });
   if (capturing) {
     capture_->add_op(lane_, op, accesses_, where_);
   } else {

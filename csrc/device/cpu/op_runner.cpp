@@ -13,6 +13,11 @@ double now_us() {
       .count();
 }
 
+uint64_t now_ns() {
+  return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch() /
+                               std::chrono::nanoseconds(1));
+}
+
 }  // namespace
 
 void OpRunner::start_trace() {
@@ -33,6 +38,7 @@ void OpRunner::run(const Command& op, const std::string& stream_name) {
   try {
     const int64_t index = num_ops_.fetch_add(1, std::memory_order_relaxed);
     if (index == fail_op_) WEFT_THROW("op {} was told to fail", index);
+    if (op.stamp != nullptr) *op.stamp = now_ns();
     if (!tracing_.load(std::memory_order_relaxed)) {
       op.trampoline(op.fn, op.args(), context_);
       return;

@@ -33,7 +33,8 @@ void Capture::add_op(size_t lane, const Op& op, const OpName* name) {
                     .tag = op.tag,
                     .trampoline = op.trampoline,
                     .fn = op.fn,
-                    .args_begin = graph_->args.size()};
+                    .args_begin = graph_->args.size(),
+                    .stamp = op.stamp};
   graph_->args.resize(call.args_begin + ceil_div(op.args_bytes, sizeof(std::max_align_t)));
   if (op.args_bytes != 0) std::memcpy(graph_->args.data() + call.args_begin, op.args, op.args_bytes);
   graph_->calls.push_back(call);

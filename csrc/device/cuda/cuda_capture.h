@@ -28,6 +28,7 @@ struct CapturedCall {
   void (*trampoline)(void (*fn)(), const void* args, ExecContext& context) = nullptr;
   void (*fn)() = nullptr;
   size_t args_begin = 0;  // in GraphState::args
+  uint64_t* stamp = nullptr;
 };
 
 /// What a replay needs.

@@ -26,6 +26,7 @@ struct OpSite {
   FailureRecord* record = nullptr;  // mapped host memory
   const void** progress = nullptr;  // device word of the stream: `op` of the last kernel that ran
   const void* op = nullptr;         // host: who this is; kernels only hand it on
+  uint64_t* stamp = nullptr;        // where to write the time, device or mapped host; null: nowhere
 };
 static_assert(std::is_trivially_copyable_v<OpSite>);
 

@@ -125,8 +125,12 @@ const OpName* Core::intern(const std::string& stream, std::string_view op) {
   return name.get();
 }
 
-OpSite Core::site(const OpName* op, const void** word) const {
-  return {.taken = static_cast<int32_t*>(taken_.get()), .record = record_, .progress = word, .op = op};
+OpSite Core::site(const OpName* op, const void** word, uint64_t* stamp) const {
+  return {.taken = static_cast<int32_t*>(taken_.get()),
+          .record = record_,
+          .progress = word,
+          .op = op,
+          .stamp = stamp};
 }
 
 void Core::capture_begins(const std::string& stream) {

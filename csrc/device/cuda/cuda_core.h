@@ -48,7 +48,7 @@ class Core {
   [[nodiscard]] DeviceParts parts() {
     return {.num_sms = num_sms, .has_clusters = can_overlap, .cublas_lt = &cublas_lt};
   }
-  [[nodiscard]] OpSite site(const OpName* op, const void** word) const;
+  [[nodiscard]] OpSite site(const OpName* op, const void** word, uint64_t* stamp) const;
 
   void capture_begins(const std::string& stream);
   void capture_ends(const std::string& stream);

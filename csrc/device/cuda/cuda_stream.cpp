@@ -109,14 +109,13 @@ bool CudaStream::fails_now(std::string_view lane, std::string_view op, CudaConte
 void CudaStream::enqueue(const Op& op) {
   const bool capturing = is_capturing();
   if (!capturing) core_->check_no_capture(where_, op.name);
-  for (const Access& access : op.accesses) {
-    if (access.num_bytes == 0) continue;
+  op.for_each_access([&](const Access& access) {
     const auto& buffer = cache_.find(access, where_, op.name);
     if (capturing) capture_->add_buffer(buffer);
-  }
+  });
   const OpName* name = intern(op.name);
   core_->bind();
-  CudaContext context(handle_.get(), tail_, core_->site(name, progress_), core_->parts());
+  CudaContext context(handle_.get(), tail_, core_->site(name, progress_, op.stamp), core_->parts());
   if (capturing) {
     capture_->add_op(lane_, op, name);
     op.trampoline(op.fn, op.args, context);
@@ -224,6 +223,8 @@ std::unique_ptr<Graph> CudaStream::end_capture() {
   const RelaxedCapture relaxed;  // another stream of this thread may be capturing
   check_cuda(cudaGraphInstantiate(&exec, graph.get(), 0), "cudaGraphInstantiate");
   state->exec.reset(exec);
+  // Now, and not in the first step that needs it.
+  check_cuda(cudaGraphUpload(exec, handle_.get()), "cudaGraphUpload");
   return std::make_unique<CudaGraph>(core_, std::move(state));
 }
 
@@ -271,7 +272,8 @@ void CudaStream::run_op_by_op(const GraphState& graph) {
       continue;
     }
     const std::string& lane = graph.lanes[call.lane];
-    CudaContext context(stream, tail, core_->site(call.name, graph.progress[call.lane]), core_->parts());
+    CudaContext context(stream, tail, core_->site(call.name, graph.progress[call.lane], call.stamp),
+                        core_->parts());
     if (fails_now(lane, call.op, context)) return;
     EventHandle start = core_->trace.begin(stream);
     call.trampoline(call.fn, graph.args_of(call), context);
@@ -331,15 +333,19 @@ void run_fill(const FillArgs& args, ExecContext& context) {
 void CudaStream::copy(void* dst, const void* src, size_t num_bytes) {
   if (num_bytes == 0) return;
   const CopyArgs args{static_cast<std::byte*>(dst), static_cast<const std::byte*>(src), num_bytes};
+  uint64_t* const stamp = std::exchange(stamp_, nullptr);
   WEFT_CHECK(args.dst + num_bytes <= args.src || args.src + num_bytes <= args.dst,
              "{} op 'copy': source and target of {} bytes overlap", where_, num_bytes);
   launch<CopyArgs>("copy", run_copy, args, {read(src, num_bytes), write(dst, num_bytes)});
+  stamp_ = stamp;
 }
 
 void CudaStream::fill(void* dst, uint8_t value, size_t num_bytes) {
   if (num_bytes == 0) return;
   const FillArgs args{static_cast<std::byte*>(dst), num_bytes, value};
+  uint64_t* const stamp = std::exchange(stamp_, nullptr);
   launch<FillArgs>("fill", run_fill, args, {write(dst, num_bytes)});
+  stamp_ = stamp;
 }
 
 }  // namespace weft::device::cuda

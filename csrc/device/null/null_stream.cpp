@@ -84,15 +84,14 @@ void NullStream::note_accesses(const Op& op) {
   const bool capturing = is_capturing();
   const bool check_order = core_->options.check_order;
   accesses_.clear();
-  for (const Access& access : op.accesses) {
-    if (access.num_bytes == 0) continue;
+  op.for_each_access([&](const Access& access) {
     const auto& buffer = cache_.find(access, where_, op.name);
     if (capturing && capture_->buffers.insert(buffer.get()).second)
       capture_->graph->buffers.push_back(buffer);
-    if (!check_order) continue;
+    if (!check_order) return;
     const size_t begin = reinterpret_cast<uintptr_t>(access.data) - buffer->begin;
     accesses_.push_back({buffer, begin, begin + access.num_bytes, access.write, op.name});
-  }
+  });
   if (!check_order) return;
   if (capturing) {
     const uint64_t position = capture_->graph->lanes[lane_]->ops.size() + 1;
