@@ -2,6 +2,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <array>
+#include <cmath>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -80,6 +83,9 @@ std::string_view reason_name(plan::GraphMiss miss) {
 }
 
 py::dict to_dict(const exec::RankCounters& c) {
+  std::array<int64_t, exec::kNumStageGroups> stage_us{};
+  std::transform(c.stages.us.begin(), c.stages.us.end(), stage_us.begin(),
+                 [](double us) { return std::llround(us); });
   const py::dict calls = by_name(c.collective_calls, collective_name);
   const py::dict bytes = by_name(c.collective_bytes, collective_name);
   py::dict collectives;
@@ -89,6 +95,11 @@ py::dict to_dict(const exec::RankCounters& c) {
                   "tbo_unlike_mode_steps"_a = c.tbo_unlike_mode_steps,
                   "layernorm_sp_steps"_a = c.layernorm_sp_steps, "graph_replays"_a = c.graph_replays,
                   "graph_captures"_a = c.graph_captures,
+                  "graph_capture_us"_a = std::llround(c.graph_capture_us), "graph_bytes"_a = c.graph_bytes,
+                  "replay_host_us"_a = std::llround(c.replay_host_us),
+                  "stage_us"_a = by_name(stage_us, exec::stage_group_name),
+                  "between_steps"_a =
+                      py::dict("count"_a = c.stages.num_between, "us"_a = std::llround(c.stages.between_us)),
                   "graph_misses"_a = by_name(c.graph_misses, reason_name),
                   "dispatch_steps"_a = by_name(c.dispatch_steps, plan::dispatch_mode_name),
                   "dispatched_rows"_a = c.dispatched_rows, "real_tokens"_a = c.real_tokens,

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "exec/stage_times.h"
 #include "ops/sampling.h"
 #include "plan/step_plan.h"
 #include "plan/trace.h"
@@ -64,6 +65,10 @@ struct RankCounters {
   int64_t tbo_unlike_mode_steps = 0;  // overlapped steps in which DP ranks with rows had unlike modes
   int64_t graph_replays = 0;
   int64_t graph_captures = 0;
+  double graph_capture_us = 0.0;  // host time of them all
+  int64_t graph_bytes = 0;        // device memory that they took, instantiated and uploaded
+  double replay_host_us = 0.0;    // host time of enqueueing the steps of graph_replays
+  StageTimes stages;
   std::array<int64_t, 16> graph_misses{};   // by GraphMiss
   std::array<int64_t, 3> dispatch_steps{};  // by DispatchMode
   int64_t real_tokens = 0;

@@ -12,6 +12,20 @@
 #include "ops/token_feed.h"
 
 namespace weft::exec {
+namespace {
+
+StageGroup group_of(plan::LayerOp op) {
+  switch (op) {
+    case plan::LayerOp::kPrepareAttn:
+    case plan::LayerOp::kAttnPrepare:
+    case plan::LayerOp::kAttnCore:
+      return StageGroup::kAttention;
+    default:
+      return StageGroup::kFeedForward;
+  }
+}
+
+}  // namespace
 
 using model::ScratchId;
 using plan::DispatchMode;
@@ -23,7 +37,7 @@ using plan::StepPlan;
 ForwardPass::ForwardPass(const ExecConfig& config, const model::ModelConfig& model_config,
                          const model::Model& model, const model::WeightMap& weights, const RankSizes& sizes,
                          RankBuffers& buffers, const InputBuffers& inputs, RankComm& comm, Ledger& ledger,
-                         int rank)
+                         StageMarks& marks, int rank)
     : config_(config),
       model_config_(model_config),
       model_(model),
@@ -33,6 +47,7 @@ ForwardPass::ForwardPass(const ExecConfig& config, const model::ModelConfig& mod
       inputs_(inputs),
       comm_(comm),
       ledger_(ledger),
+      marks_(marks),
       rank_(rank),
       dp_rank_(static_cast<size_t>(config.plan.parallel.attn_dp_rank(rank))) {
   std::vector<bool> pattern;
@@ -45,6 +60,8 @@ ForwardPass::ForwardPass(const ExecConfig& config, const model::ModelConfig& mod
 
 void ForwardPass::run(const StepPlan& plan, const Host& host) {
   dispatch_mode_ = plan.dispatch;
+  marks_.begin_step();
+  marks_.enter(*comm_.compute, StageGroup::kEmbedding);
   layouts_ = plan.layernorm_sp ? &layernorm_sp_layouts_ : &ordinary_layouts_;
   std::vector<MicroBatch> batches;
   for (size_t m = 0; m < plan.micro_batches.size(); ++m)
@@ -59,6 +76,7 @@ void ForwardPass::run(const StepPlan& plan, const Host& host) {
   } else {
     for (const auto& stage : stages.stages) run_stage(batches[0], stage);
   }
+  marks_.enter(*comm_.compute, StageGroup::kLogits);
   int64_t first = 0;
   for (auto& mb : batches) {
     set_tag(mb.index);
@@ -180,6 +198,7 @@ void ForwardPass::run_stage(MicroBatch& mb, const plan::Stage& stage) {
   set_tag(mb.index);
   for (const auto& op : stage) {
     ledger_.at(mb.index, op.layer);
+    marks_.enter(*comm_.compute, group_of(op.op));
     run_op(mb, op);
   }
 }

@@ -11,6 +11,7 @@
 #include "exec/inputs.h"
 #include "exec/ledger.h"
 #include "exec/rank_buffers.h"
+#include "exec/stage_times.h"
 #include "model/model.h"
 #include "plan/layout.h"
 #include "plan/stages.h"
@@ -43,7 +44,7 @@ class ForwardPass {
 
   ForwardPass(const ExecConfig& config, const model::ModelConfig& model_config, const model::Model& model,
               const model::WeightMap& weights, const RankSizes& sizes, RankBuffers& buffers,
-              const InputBuffers& inputs, RankComm& comm, Ledger& ledger, int rank);
+              const InputBuffers& inputs, RankComm& comm, Ledger& ledger, StageMarks& marks, int rank);
 
   void run(const plan::StepPlan& plan, const Host& host);
 
@@ -85,6 +86,7 @@ class ForwardPass {
   const InputBuffers& inputs_;
   RankComm& comm_;
   Ledger& ledger_;
+  StageMarks& marks_;
   int rank_;
   size_t dp_rank_;
   std::vector<plan::LayerLayout> ordinary_layouts_, layernorm_sp_layouts_;

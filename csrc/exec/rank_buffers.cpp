@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/math.h"
+#include "exec/stage_times.h"
 #include "ops/attention.h"
 
 namespace weft::exec {
@@ -117,6 +118,7 @@ RankBuffers::RankBuffers(const ExecConfig& config, const model::ModelConfig& mod
   top_ids = tensor("work/top_ids", DType::kI32, {sizes.logit_rows, max_top});
   top_logprobs = tensor("work/top_logprobs", DType::kF32, {sizes.logit_rows, max_top});
   last_tokens = tensor("state/last_tokens", DType::kI32, {config.max_seqs});
+  stamps = tensor("state/stamps", DType::kI64, {StageMarks::max_stamps(model_config.num_hidden_layers)});
   cos_sin = tensor("state/rope", DType::kF32, {config.max_context, model_config.rope.rope_dim});
   inputs = allocate("state/inputs", InputLayout(sizes.inputs).num_bytes);
 

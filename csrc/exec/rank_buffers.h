@@ -58,6 +58,7 @@ struct RankBuffers {
   device::TensorView logprobs;               // f32 [logit_rows]
   device::TensorView top_ids, top_logprobs;  // [logit_rows, max_top]
   device::TensorView last_tokens;            // i32 [slots]
+  device::TensorView stamps;                 // i64 [StageMarks::max_stamps]
   device::TensorView cos_sin;                // f32 [max_context, rope_dim]
   std::vector<model::KvLayer> kv;
   void* inputs = nullptr;  // InputLayout::num_bytes

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <deque>
 #include <numeric>
 #include <utility>
@@ -75,7 +76,8 @@ class RankWorker::Impl {
             config_, model_config_, model_, sizes_,
             [this](std::string_view name, int64_t num_bytes) { return memory_.allocate(name, num_bytes); }),
         weight_memory_(memory_.allocate("weights", weights_.num_bytes())),
-        inputs_(device, InputLayout(sizes_.inputs), buffers_.inputs) {
+        inputs_(device, InputLayout(sizes_.inputs), buffers_.inputs),
+        marks_(buffers_.stamps.as<uint64_t>()) {
     weights_.bind(weight_memory_);
     compute_ = device.make_stream("compute");
     if (config_.plan.parallel.enable_two_batch_overlap) comm_stream_ = device.make_stream("comm");
@@ -85,12 +87,15 @@ class RankWorker::Impl {
     for (auto& turn : turns_) {
       turn.done = device.make_event();
       turn.output = device.allocate_host(static_cast<size_t>(rows * (2 + 2 * max_top) * 4), "output_staging");
+      turn.stamps = device.allocate_host(buffers_.stamps.span_bytes() + sizeof(uint64_t), "stamp_staging");
     }
     fill_rope_table(device);
     compute_->fill(buffers_.last_tokens.data, 0, buffers_.last_tokens.span_bytes());
+    compute_->fill(buffers_.stamps.data, 0, buffers_.stamps.span_bytes());
     inputs_.clear(*compute_);
     compute_->wait_idle(config_.timeout);
-    pass_.emplace(config_, model_config_, model_, weights_, sizes_, buffers_, inputs_, comm_, ledger_, rank_);
+    pass_.emplace(config_, model_config_, model_, weights_, sizes_, buffers_, inputs_, comm_, ledger_, marks_,
+                  rank_);
   }
 
   void load(model::WeightSource& source, model::WeightCoverage& coverage, int num_threads) {
@@ -118,20 +123,41 @@ class RankWorker::Impl {
     weights_.load(source, coverage, &staging);
   }
 
+  void capture_graphs() {
+    const auto& buckets = config_.plan.graph_buckets;
+    for (auto bucket = buckets.rbegin(); bucket != buckets.rend(); ++bucket) {
+      plan::RankState state;
+      state.config_hash = config_.plan.hash();
+      state.mode = plan::ForwardMode::kDecode;
+      state.num_tokens = state.num_seqs = state.num_logit_rows = *bucket;
+      state.split_tokens[0] = (*bucket + 1) / 2;
+      state.split_tokens[1] = *bucket / 2;
+      const std::vector<plan::RankState> states(static_cast<size_t>(config_.plan.parallel.attn_dp_size()),
+                                                state);
+      const plan::StepPlan plan = plan::make_step_plan(states, config_.plan);
+      const int64_t rows = plan.graph_bucket[dp_rank()];
+      if (rows == 0) continue;
+      static_cast<void>(graphs_.capture(*compute_, graph_key(plan, rows), [&] { return capture(plan); }));
+    }
+    compute_->wait_idle(config_.timeout);
+  }
+
   void enqueue(const plan::StepPlan& plan, const ForwardInput& input) {
     WEFT_CHECK(pending_.size() < turns_.size(),
                "rank {}: {} steps are uncollected already; collect one first", rank_, pending_.size());
+    const auto start = std::chrono::steady_clock::now();
     const size_t index = next_turn_;
     Turn& turn = turns_[index];
+    turn.in_time = !pending_.empty();
     if (config_.poison) poison(input);
     inputs_.upload(*compute_, static_cast<int>(index), plan, config_, rank_, input);
     const int64_t bucket = plan.graph_bucket[dp_rank()];
     if (bucket > 0) {
-      const GraphKey key{bucket, plan.tbo, plan.dispatch, plan.micro_batches[0].expert_chunks};
-      const auto& step = graphs_.replay(*compute_, key, [&] { return capture(plan); });
-      turn.trace_hash = step.trace_hash;
-      count_collectives(step.records);
-      ++counters_.graph_replays;
+      const auto& captured =
+          graphs_.replay(*compute_, graph_key(plan, bucket), [&] { return capture(plan); });
+      turn.trace_hash = captured.trace_hash;
+      turn.groups = captured.step.groups;
+      count_collectives(captured.step.records);
     } else {
       ForwardPass::Host host;
       for (size_t m = 0; m < plan.micro_batches.size(); ++m) {
@@ -142,12 +168,18 @@ class RankWorker::Impl {
             std::accumulate(in.kv_len.begin(), in.kv_len.begin() + in.num_prefill_seqs, int64_t{0});
         host.num_prefill_rows[m] = in.num_seqs() == 0 ? 0 : in.cu_q[static_cast<size_t>(in.num_prefill_seqs)];
       }
-      const auto records = run_checked(plan, host);
-      turn.trace_hash = plan::shared_trace_hash(records);
-      count_collectives(records);
+      EnqueuedStep step = run_checked(plan, host);
+      turn.trace_hash = plan::shared_trace_hash(step.records);
+      turn.groups = std::move(step.groups);
+      count_collectives(step.records);
     }
     download(turn, input);
     count(plan);
+    if (bucket > 0) {
+      ++counters_.graph_replays;
+      counters_.replay_host_us +=
+          std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+    }
     pending_.push_back(index);
     next_turn_ = (next_turn_ + 1) % turns_.size();
   }
@@ -157,6 +189,8 @@ class RankWorker::Impl {
     Turn& turn = turns_[pending_.front()];
     pending_.pop_front();
     turn.done->wait_idle(config_.timeout);
+    const auto* stamps = static_cast<const uint64_t*>(turn.stamps.data());
+    counters_.stages.add(turn.groups, stamps + 1, stamps[0], turn.in_time);
     StepDone done;
     done.trace_hash = turn.trace_hash;
     if (config_.plan.parallel.attn_tp_rank(rank_) != 0) return done;
@@ -188,6 +222,8 @@ class RankWorker::Impl {
   [[nodiscard]] RankCounters counters() const {
     auto counters = counters_;
     counters.graph_captures = static_cast<int64_t>(graphs_.num_graphs());
+    counters.graph_capture_us = graphs_.capture_us();
+    counters.graph_bytes = graphs_.num_bytes();
     for (const auto& dispatcher : comm_.dispatchers) {
       if (dispatcher != nullptr) counters.dispatched_rows += dispatcher->received_rows();
     }
@@ -197,7 +233,10 @@ class RankWorker::Impl {
  private:
   struct Turn {
     std::unique_ptr<device::Event> done;
-    device::Buffer output;  // tokens, logprobs, top ids, top logprobs
+    device::Buffer output;           // tokens, logprobs, top ids, top logprobs
+    device::Buffer stamps;           // u64: when the logits were done, then RankBuffers::stamps
+    std::vector<StageGroup> groups;  // of `stamps`
+    bool in_time = false;            // enqueued before the step before it was collected
     int64_t rows = 0;
     bool with_logprobs = false;
     bool with_top = false;
@@ -243,7 +282,11 @@ class RankWorker::Impl {
     compute_->wait_idle(config_.timeout);
   }
 
-  std::vector<plan::CollectiveRecord> capture(const plan::StepPlan& plan) {
+  [[nodiscard]] static GraphKey graph_key(const plan::StepPlan& plan, int64_t bucket) {
+    return {bucket, plan.tbo, plan.dispatch, plan.micro_batches[0].expert_chunks};
+  }
+
+  EnqueuedStep capture(const plan::StepPlan& plan) {
     ForwardPass::Host host;
     for (size_t m = 0; m < plan.micro_batches.size(); ++m) {
       host.num_seqs[m] = std::min(plan.micro_batches[m].rows[dp_rank()], config_.max_seqs);
@@ -252,12 +295,12 @@ class RankWorker::Impl {
   }
 
   /// Enqueues the stages and proves that their collectives are the planned ones.
-  std::vector<plan::CollectiveRecord> run_checked(const plan::StepPlan& plan, const ForwardPass::Host& host) {
+  EnqueuedStep run_checked(const plan::StepPlan& plan, const ForwardPass::Host& host) {
     ledger_.clear();
     pass_->run(plan, host);
     auto records = ledger_.take();
     check_trace(plan::step_trace(plan, config_.plan, shape_, rank_), records, rank_, plan.step_id);
-    return records;
+    return {.records = std::move(records), .groups = marks_.groups()};
   }
 
   void download(Turn& turn, const ForwardInput& input) {
@@ -266,18 +309,21 @@ class RankWorker::Impl {
                                 [](const LogitRow& row) { return row.num_top > 0; });
     turn.with_logprobs = std::any_of(input.logit_rows.begin(), input.logit_rows.end(),
                                      [](const LogitRow& row) { return row.want_logprob; });
-    if (config_.plan.parallel.attn_tp_rank(rank_) == 0) {
-      auto* base = static_cast<int32_t*>(turn.output.data());
-      const int64_t max_top = buffers_.top_ids.shape[1];
-      const int64_t tops = turn.with_top ? turn.rows * max_top : 0;
-      auto* ids = base + 2 * sizes_.logit_rows;
-      ops::copy_words(
-          *compute_,
-          {.copies = {{{base, buffers_.tokens.data, turn.rows},
-                       {base + sizes_.logit_rows, buffers_.logprobs.data, turn.with_logprobs ? turn.rows : 0},
-                       {ids, buffers_.top_ids.data, tops},
-                       {ids + sizes_.logit_rows * max_top, buffers_.top_logprobs.data, tops}}}});
-    }
+    // Ranks that hand out no tokens still tell their times.
+    const int64_t rows = config_.plan.parallel.attn_tp_rank(rank_) == 0 ? turn.rows : 0;
+    auto* base = static_cast<int32_t*>(turn.output.data());
+    const int64_t max_top = buffers_.top_ids.shape[1];
+    const int64_t tops = turn.with_top ? rows * max_top : 0;
+    auto* ids = base + 2 * sizes_.logit_rows;
+    auto* stamps = static_cast<uint64_t*>(turn.stamps.data());
+    compute_->stamp_next(stamps);
+    ops::copy_words(
+        *compute_,
+        {.copies = {{{base, buffers_.tokens.data, rows},
+                     {base + sizes_.logit_rows, buffers_.logprobs.data, turn.with_logprobs ? rows : 0},
+                     {ids, buffers_.top_ids.data, tops},
+                     {ids + sizes_.logit_rows * max_top, buffers_.top_logprobs.data, tops},
+                     {stamps + 1, buffers_.stamps.data, 2 * static_cast<int64_t>(turn.groups.size())}}}});
     compute_->record(*turn.done);
   }
 
@@ -353,6 +399,7 @@ class RankWorker::Impl {
   RankBuffers buffers_;
   void* weight_memory_;
   InputBuffers inputs_;
+  StageMarks marks_;
   Ledger ledger_;
   std::unique_ptr<device::Stream> compute_, comm_stream_;
   RankComm comm_;
@@ -389,6 +436,8 @@ RankWorker::~RankWorker() = default;
 void RankWorker::load(model::WeightSource& source, model::WeightCoverage& coverage, int num_threads) {
   impl_->load(source, coverage, num_threads);
 }
+
+void RankWorker::capture_graphs() { impl_->capture_graphs(); }
 
 void RankWorker::enqueue(const plan::StepPlan& plan, const ForwardInput& input) {
   impl_->enqueue(plan, input);

@@ -72,6 +72,9 @@ class RankWorker {
 
   /// Reads this rank's shard; with `num_threads` threads if the host cannot write the device's memory.
   void load(model::WeightSource& source, model::WeightCoverage& coverage, int num_threads = 1);
+  /// Captures a graph for every bucket, the largest first: those that decode steps of full buckets replay.
+  /// Without this, and for other kinds of steps, a graph is captured by the first step that needs it.
+  void capture_graphs();
   /// Enqueues a step and returns. `input` must live until collect(). At most two steps may be uncollected.
   void enqueue(const plan::StepPlan& plan, const ForwardInput& input);
   /// Waits for the oldest uncollected step. Throws what failed on the device, a mismatch between the plan's

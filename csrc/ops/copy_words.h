@@ -13,7 +13,7 @@ struct WordCopy {
   int64_t num_words = 0;
 };
 struct CopyWordsArgs {
-  std::array<WordCopy, 4> copies;
+  std::array<WordCopy, 5> copies;
 };
 /// Copies small arrays, all at once, between device and host buffers of the device.
 ///

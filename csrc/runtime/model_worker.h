@@ -13,12 +13,14 @@ namespace weft::runtime {
 class ModelWorker : public Worker {
  public:
   /// Makes the rank on `device` and reads its weights with num_threads threads; blocks until its peers have
-  /// been made too.
+  /// been made too. On a GPU all graphs are captured now, as SGLang does: a later capture would hold up a
+  /// step. Elsewhere it takes no longer than the step itself, so it waits for it.
   ModelWorker(int rank, const exec::ExecConfig& config, const model::ModelConfig& model,
               std::unique_ptr<device::Device> device, const exec::RankPeers& peers,
               model::WeightSource& weights, model::WeightCoverage& coverage, int num_threads)
       : device_(std::move(device)), rank_(rank, config, model, *device_, peers) {
     rank_.load(weights, coverage, num_threads);
+    if (device_->backend() == device::Backend::kCuda) rank_.capture_graphs();
   }
 
   void enqueue(const plan::StepPlan& plan, const exec::ForwardInput& input) override {

@@ -119,6 +119,10 @@ void RankThreads::run(const std::shared_ptr<Shared>& shared, int rank) {
   try {
     worker = shared->make_worker(rank,
                                  [shared, rank](const std::string& message) { shared->fail(rank, message); });
+    {
+      const std::lock_guard lock(shared->mutex);
+      shared->counters[static_cast<size_t>(rank)] = worker->counters();
+    }
     shared->serve(rank, *worker);
   } catch (const std::exception& e) {
     shared->fail(rank, e.what());

@@ -135,6 +135,20 @@ TEST_F(CudaEngineTest, ChunksAndMixedBatchesChangeLittle) {
   }
 }
 
+TEST_F(CudaEngineTest, GraphsAreCapturedAtTheStartAndTimesAreKnownPerStage) {
+  const TinyModel model = tiny({.model = test::kQwen3Moe, .device = "cuda", .graphs = true});
+  runtime::Runtime runtime(model.config, model.hooks);
+  EXPECT_EQ(runtime.stats().ranks.at(0).graph_captures, 2) << "before the first step";
+  EXPECT_GT(runtime.stats().ranks.at(0).graph_capture_us, 0.0);
+  EXPECT_EQ(runtime.stats().ranks.at(0).graph_replays, 0);
+  test::generate(runtime, test::made_up_requests(model), 1);
+  const exec::RankCounters rank = runtime.stats().ranks.at(0);
+  EXPECT_EQ(rank.graph_captures, 2);
+  EXPECT_GT(rank.graph_replays, 0);
+  EXPECT_GT(rank.replay_host_us, 0.0);
+  for (const double us : rank.stages.us) EXPECT_GT(us, 0.0);
+}
+
 TEST_F(CudaEngineTest, ATimelineTellsOfReplaysToo) {
   const TinyModel model = tiny({.model = test::kDeepseekV3, .device = "cuda", .graphs = true});
   runtime::Runtime runtime(model.config, model.hooks);

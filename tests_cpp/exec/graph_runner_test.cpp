@@ -41,7 +41,7 @@ TEST_F(GraphRunnerTest, CapturesAKeyOnceAndReplaysIt) {
   const auto stages = [&] {
     ++captures;
     enqueue_count(*compute);
-    return std::vector<plan::CollectiveRecord>{};
+    return EnqueuedStep{};
   };
   for (int i = 0; i < 3; ++i) runner.replay(*compute, {.bucket = 4}, stages);
   runner.replay(*compute, {.bucket = 8}, stages);
@@ -51,7 +51,7 @@ TEST_F(GraphRunnerTest, CapturesAKeyOnceAndReplaysIt) {
 }
 
 TEST_F(GraphRunnerTest, StagesThatThrowInsideACaptureLeaveNoStreamCapturingAndNoGraph) {
-  const auto joined_and_broken = [&]() -> std::vector<plan::CollectiveRecord> {
+  const auto joined_and_broken = [&]() -> EnqueuedStep {
     enqueue_count(*compute);
     compute->record(*fork);
     comm->wait(*fork);
@@ -78,7 +78,7 @@ TEST_F(GraphRunnerTest, StagesThatThrowInsideACaptureLeaveNoStreamCapturingAndNo
     enqueue_count(*comm);
     comm->record(*join);
     compute->wait(*join);
-    return std::vector<plan::CollectiveRecord>{};
+    return EnqueuedStep{};
   });
   EXPECT_EQ(counted(), 2);
   EXPECT_EQ(runner.num_graphs(), 1U);
