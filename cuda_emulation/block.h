@@ -125,3 +125,11 @@ inline unsigned __ballot_sync(unsigned, bool predicate) {
   }
   return result;
 }
+inline unsigned __reduce_max_sync(unsigned, unsigned value) {
+  for (int step = 16; step > 0; step /= 2) {
+    const unsigned other = weft::emulation::exchange(value, weft::emulation::lane() ^ step);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+inline unsigned __reduce_min_sync(unsigned mask, unsigned value) { return ~__reduce_max_sync(mask, ~value); }

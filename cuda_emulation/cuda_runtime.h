@@ -214,6 +214,18 @@ template <class T>
 T atomicAdd(T* address, T value) {
   return __atomic_fetch_add(address, value, __ATOMIC_SEQ_CST);
 }
+template <class T>
+T atomicOr(T* address, T value) {
+  return __atomic_fetch_or(address, value, __ATOMIC_SEQ_CST);
+}
+template <class T>
+T min(T a, T b) {
+  return b < a ? b : a;
+}
+template <class T>
+T max(T a, T b) {
+  return a < b ? b : a;
+}
 void __nanosleep(unsigned ns);
 
 // NOLINTEND

@@ -236,7 +236,7 @@ void ForwardPass::run_op(MicroBatch& mb, const plan::StageOp& op) {
       layer.sparse->gate(stream, scratch, mb.boundary.ffn_input(layout));
       break;
     case LayerOp::kSelectExperts:
-      layer.sparse->select(stream, scratch, mb.boundary.ffn_input(layout).shape[0], valid_rows(mb, layout));
+      select_experts(mb, layout, *layer.sparse);
       break;
     case LayerOp::kDispatchA:
       dispatch(mb, layout, 0);
@@ -313,15 +313,28 @@ void ForwardPass::combine(MicroBatch& mb, const LayerLayout& layout, int64_t chu
   mb.boundary.join_record();
 }
 
+void ForwardPass::select_experts(MicroBatch& mb, const LayerLayout& layout, const model::SparseFfn& ffn) {
+  auto& stream = *comm_.compute;
+  const auto& scratch = mb.buffers->scratch;
+  const int64_t rows = mb.boundary.ffn_input(layout).shape[0];
+  if (dispatch_mode_ == DispatchMode::kNone) {
+    ffn.select_and_group(stream, scratch, rows, valid_rows(mb, layout));
+  } else {
+    ffn.select(stream, scratch, rows, valid_rows(mb, layout));
+  }
+}
+
 void ForwardPass::received_experts(MicroBatch& mb, const model::SparseFfn& ffn) {
+  auto& stream = *comm_.compute;
+  const auto& scratch = mb.buffers->scratch;
   const auto& r = mb.received;
-  ffn.experts(*comm_.compute, mb.buffers->scratch,
-              {.x = r.x,
-               .ids = r.ids,
-               .weights = r.weights,
-               .out = r.out,
-               .num_rows = r.num_rows,
-               .masked = r.masked});
+  const model::ExpertRows rows{.x = r.x, .weights = r.weights, .out = r.out, .num_rows = r.num_rows};
+  if (r.masked) {
+    ffn.masked_experts(stream, scratch, rows, r.ids);
+  } else {
+    ffn.group(stream, scratch, r.ids, r.num_rows);
+    ffn.experts(stream, scratch, rows);
+  }
 }
 
 void ForwardPass::run_experts(MicroBatch& mb, const LayerLayout& layout, const model::SparseFfn& ffn) {
@@ -337,10 +350,8 @@ void ForwardPass::run_experts(MicroBatch& mb, const LayerLayout& layout, const m
   }
   const auto x = mb.boundary.ffn_input(layout);
   const auto& scratch = mb.buffers->scratch;
-  ffn.localize(*comm_.compute, scratch, x.shape[0]);
   ffn.experts(*comm_.compute, scratch,
               {.x = x,
-               .ids = scratch.view(ScratchId::kLocalIds, DType::kI32, {x.shape[0], ffn.top_k()}),
                .weights = scratch.view(ScratchId::kTopkWeights, DType::kF32, {x.shape[0], ffn.top_k()}),
                .out = mb.boundary.ffn_output(layout)});
 }

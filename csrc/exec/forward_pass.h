@@ -70,6 +70,7 @@ class ForwardPass {
   void prepare_attn(MicroBatch& mb, const plan::LayerLayout& layout, const model::Layer& layer);
   void dispatch(MicroBatch& mb, const plan::LayerLayout& layout, int64_t chunk);
   void combine(MicroBatch& mb, const plan::LayerLayout& layout, int64_t chunk);
+  void select_experts(MicroBatch& mb, const plan::LayerLayout& layout, const model::SparseFfn& ffn);
   void run_experts(MicroBatch& mb, const plan::LayerLayout& layout, const model::SparseFfn& ffn);
   void received_experts(MicroBatch& mb, const model::SparseFfn& ffn);
   void logits_pass(const plan::StepPlan& plan, int64_t pass);

@@ -4,10 +4,26 @@ namespace weft::model {
 
 std::string_view scratch_name(ScratchId id) {
   constexpr std::array<std::string_view, static_cast<size_t>(ScratchId::kCount)> kNames = {
-      "qkv",          "query",          "latents",       "query_absorbed",   "attn_latent",
-      "attn_out",     "gate_up",        "act",           "router_logits",    "topk_ids",
-      "topk_weights", "local_ids",      "permuted",      "expert_gate_up",   "expert_act",
-      "expert_out",   "expert_offsets", "expert_counts", "permute_position", "shared_out",
+      "qkv",
+      "query",
+      "latents",
+      "query_absorbed",
+      "attn_latent",
+      "attn_out",
+      "gate_up",
+      "act",
+      "router_logits",
+      "topk_ids",
+      "topk_weights",
+      "copies",
+      "expert_gate_up",
+      "expert_act",
+      "expert_out",
+      "expert_offsets",
+      "expert_counts",
+      "copy_source",
+      "copy_position",
+      "shared_out",
   };
   return kNames[static_cast<size_t>(id)];
 }

@@ -75,6 +75,7 @@ void grouped_gemm(Stream& stream, const GroupedGemmArgs& args) {
   const int64_t k = args.w.shape[2];
   WEFT_CHECK((args.offsets == nullptr) != (args.counts == nullptr),
              "{}: give offsets (contiguous rows) or counts (masked rows), and not both", kOp);
+  WEFT_CHECK(args.alignment > 0, "{}: alignment={} must be positive", kOp, args.alignment);
   if (args.offsets != nullptr) {
     check_shape(kOp, "a", args.a, {-1, k});
     check_shape(kOp, "out", args.out, {args.a.shape[0], n});

@@ -40,8 +40,10 @@ struct GroupedGemmArgs {
   TensorView out;  // contiguous: [rows, n]; masked: [groups, rows, n]
   TensorView a;    // contiguous: [rows, k]; masked: [groups, rows, k]
   TensorView w;    // [groups, n, k]
-  /// contiguous: device i32 [groups + 1], group g owns the rows [offsets[g], offsets[g + 1]).
+  /// contiguous: device i32 [groups + 1], group g owns the rows
+  /// [round_up(offsets[g], alignment), offsets[g + 1]).
   const int32_t* offsets = nullptr;
+  int32_t alignment = 1;
   /// masked: device i32 [groups], group g has counts[g] valid rows. Exactly one of the two is given.
   const int32_t* counts = nullptr;
 };

@@ -12,7 +12,7 @@ namespace weft::ops {
 namespace {
 
 /// Who else has kernels, where a build has their headers.
-enum class Library : uint8_t { kNone, kFlashInfer, kCublasLt };
+enum class Library : uint8_t { kNone, kFlashInfer, kCublasLt, kDeepGemm };
 
 struct Entry {
   std::string_view op;
@@ -22,8 +22,8 @@ struct Entry {
   std::string_view served = {};      // what of the op it serves
 };
 
-constexpr std::string_view kGroupedWhy = "DeepGEMM's kernels are not part of this build";
 constexpr std::string_view kMlaWhy = "no tensor cores";
+constexpr std::string_view kGroupedNative = "moe/expert_gemm.cuh for few rows, gemm/gemm.cu for many";
 
 constexpr Entry kEntries[] = {
     {"scatter_blocks", "common/step_io.cu", ""},
@@ -42,8 +42,11 @@ constexpr Entry kEntries[] = {
     {"mla_prefill", "attention/attention.cu: f32 arithmetic", "", Library::kFlashInfer,
      "bf16 with DeepSeek's heads, while its workspace holds a step's keys"},
     {"route", "moe/route.cu", ""},
+    {"group_copies", "moe/group.cu", ""},
+    {"route_and_group", "moe/group.cu", ""},
     {"moe_permute", "moe/permute.cu", ""},
-    {"grouped_gemm", "gemm/gemm.cu: tensor cores; f32 without", kGroupedWhy},
+    {"expert_ffn", kGroupedNative, "", Library::kDeepGemm, "many rows in bf16"},
+    {"grouped_gemm", kGroupedNative, "", Library::kDeepGemm, "many rows in bf16"},
     {"silu_mul", "common/elementwise.cu", ""},
     {"moe_unpermute", "moe/permute.cu", ""},
     {"add", "common/elementwise.cu", ""},
@@ -51,23 +54,41 @@ constexpr Entry kEntries[] = {
     {"gather_rows", "common/gather.cu", ""},
     {"sample", "sampling/sample.cu", ""},
     {"logprobs", "sampling/logprobs.cu", ""},
-    {"localize_experts", "sampling/token_feed.cu", ""},
     {"fill_padding", "sampling/token_feed.cu", ""},
     {"copy_words", "common/step_io.cu", ""},
 };
 
 std::string_view name_of(Library library) {
-  return library == Library::kFlashInfer ? "FlashInfer" : "cuBLASLt";
+  switch (library) {
+    case Library::kFlashInfer:
+      return "FlashInfer";
+    case Library::kCublasLt:
+      return "cuBLASLt";
+    default:
+      return "DeepGEMM";
+  }
 }
 
-/// Why kernels of `library` do not run here; empty if they do, or would if there were a GPU.
-std::string why_not_flashinfer() {
-#if WEFT_HAS_FLASHINFER
+#if WEFT_HAS_FLASHINFER || WEFT_HAS_DEEPGEMM
+std::string why_not_hopper(std::string_view library) {
   if (!device::cuda_unavailable_reason().empty()) return {};
   const std::string capability = device::cuda_gpus().front().compute_capability;
-  return capability.front() == '9'
-             ? ""
-             : "FlashInfer's kernels are for Hopper, compute capability 9.0; this is " + capability;
+  if (capability.front() == '9') return {};
+  return fmt::format("{}'s kernels are for Hopper, compute capability 9.0; this is {}", library, capability);
+}
+#endif
+
+/// Why kernels of `library` do not run here; empty if they do, or would if there were a GPU.
+std::string why_not_deepgemm() {
+#if WEFT_HAS_DEEPGEMM
+  return why_not_hopper("DeepGEMM");
+#else
+  return "this build lacks the headers of DeepGEMM, which ./dev build fetches (WEFT_DEEPGEMM_DIR)";
+#endif
+}
+std::string why_not_flashinfer() {
+#if WEFT_HAS_FLASHINFER
+  return why_not_hopper("FlashInfer");
 #else
   return "this build lacks the headers of FlashInfer, which ./dev build fetches (WEFT_FLASHINFER_DIR)";
 #endif
@@ -85,6 +106,8 @@ std::string why_not(Library library) {
       return why_not_flashinfer();
     case Library::kCublasLt:
       return why_not_cublas_lt();
+    case Library::kDeepGemm:
+      return why_not_deepgemm();
     default:
       return {};
   }

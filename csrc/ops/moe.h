@@ -29,14 +29,13 @@ void route(Stream& stream, const RouteArgs& args);
 struct PermuteArgs {
   TensorView ids;       // i32 [rows, top_k], local expert ids; -1 is skipped
   TensorView x;         // [rows, hidden]
-  TensorView out;       // contiguous: [max_rows, hidden]; masked: [num_experts, max_rows, hidden]
-  TensorView offsets;   // i32 [num_experts + 1] out: first row of each expert; masked: not written
+  TensorView out;       // [num_experts, max_rows, hidden]
   TensorView counts;    // i32 [num_experts] out: rows of each expert
   TensorView position;  // i32 [rows, top_k] out: row in `out` (flattened) of each copy; -1 if none
   const int32_t* num_rows = nullptr;  // device i32 [1]: rows beyond it do not exist; null: all rows
 };
-/// Groups copies of rows by expert, in order of row: what grouped_gemm needs. Throws (when run) if the
-/// rows, of all experts together or masked of one, pass max_rows, or if an id is out of range.
+/// Copies rows to their experts, in order of row, for masked products. Throws (when run) if the rows of an
+/// expert pass max_rows, or if an id is out of range. ops/experts.h has the form without room to spare.
 void moe_permute(Stream& stream, const PermuteArgs& args);
 
 struct UnpermuteArgs {

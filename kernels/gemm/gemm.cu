@@ -9,6 +9,7 @@
 #include "kernels/common/launch.cuh"
 #include "kernels/common/types.cuh"
 #include "kernels/gemm/few_rows.cuh"
+#include "kernels/gemm/grouped.h"
 #include "kernels/gemm/mma.cuh"
 #include "kernels/gemm/product.cuh"
 #include "kernels/gemm/transposed.cuh"
@@ -410,7 +411,11 @@ void batched_gemm(const BatchedGemmArgs& args, ExecContext& context) {
   launch_products(cuda_context(context), p, args.a.dtype, args.out.dtype);
 }
 
-void grouped_gemm(const GroupedGemmArgs& args, ExecContext& context) {
+}  // namespace weft::ops::cuda
+
+namespace weft::kernels {
+
+void native_grouped_gemm(const ops::GroupedGemmArgs& args, const CudaContext& context) {
   const bool masked = args.counts != nullptr;
   const int row_dim = masked ? 1 : 0;
   Products p = products_of(args.out, args.a, args.w, args.w.shape[1], args.w.shape[2], 1);
@@ -423,9 +428,10 @@ void grouped_gemm(const GroupedGemmArgs& args, ExecContext& context) {
   p.m = args.a.shape[row_dim];
   p.offsets = args.offsets;
   p.counts = args.counts;
+  p.alignment = args.alignment;
   p.groups = args.w.shape[0];
   p.rows = masked ? Rows::kMasked : Rows::kContiguous;
-  launch_products(cuda_context(context), p, args.a.dtype, args.out.dtype);
+  launch_products(context, p, args.a.dtype, args.out.dtype);
 }
 
-}  // namespace weft::ops::cuda
+}  // namespace weft::kernels

@@ -38,6 +38,7 @@ struct Products {
   int64_t m, n, k;                                 // m: rows of a product; contiguous: of all
   int64_t segment;
   const int32_t* offsets;  // [groups + 1]
+  int32_t alignment;       // of the groups' first rows
   const int32_t* counts;   // [groups]
   int64_t groups;
   Rows rows;
@@ -70,7 +71,7 @@ __device__ BlockRows contiguous_rows(const OpSite& site, const ProductTexts& tex
   int64_t seen = 0;  // tiles of the groups before
   for (int64_t first_group = 0; first_group < p.groups; first_group += kWarpSize) {
     const int64_t g = first_group + lane;
-    const int64_t begin_row = g < p.groups ? p.offsets[g] : 0;
+    const int64_t begin_row = g < p.groups ? ceil_div(p.offsets[g], p.alignment) * p.alignment : 0;
     const int64_t end_row = g < p.groups ? p.offsets[g + 1] : 0;
     const bool bad = begin_row < 0 || begin_row > end_row || end_row > p.m;
     if (bad && threadIdx.x < kWarpSize) fail(site, texts.bad_offsets, g, begin_row, end_row, p.m);

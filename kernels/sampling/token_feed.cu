@@ -1,4 +1,4 @@
-// fill_padding and localize_experts.
+// fill_padding.
 #include "kernels/common/launch.cuh"
 #include "kernels/common/types.cuh"
 #include "ops/cuda/kernels.h"
@@ -23,17 +23,6 @@ __global__ void fill_padding_kernel(OpSite site, uint8_t* x, int64_t row_stride,
   for (int64_t i = threadIdx.x; i < num_bytes; i += kThreads) x[r * row_stride + i] = value;
 }
 
-__global__ void localize_kernel(OpSite site, int32_t* out, const int32_t* ids, int32_t first, int32_t count,
-                                int64_t n) {
-  let_next_start();
-  wait_for_inputs(site);
-  const int64_t i = flat_index();
-  if (i >= n) return;
-  const int32_t id = ids[i];
-  const int32_t local = id - first;
-  out[i] = id >= 0 && local >= 0 && local < count ? local : -1;
-}
-
 }  // namespace
 }  // namespace weft::kernels
 
@@ -47,13 +36,6 @@ void fill_padding(const FillPaddingArgs& args, ExecContext& context) {
   launch<&fill_padding_kernel>(cuda, {.grid = dim3(grid_x(args.x.shape[0])), .block = dim3(kThreads)},
                                cuda.site, args.x.as<uint8_t>(), args.x.stride[0] * element,
                                args.x.shape[1] * element, args.num_rows, args.value);
-}
-
-void localize_experts(const LocalizeArgs& args, ExecContext& context) {
-  const CudaContext& cuda = cuda_context(context);
-  launch<&localize_kernel>(cuda, flat_shape(args.out.numel()), cuda.site, args.out.as<int32_t>(),
-                           args.ids.as<int32_t>(), args.first_expert, args.num_local_experts,
-                           args.out.numel());
 }
 
 }  // namespace weft::ops::cuda

@@ -4,7 +4,6 @@
 
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
-#include "ops/localize.h"
 #include "ops/rms_norm.h"
 #include "ops/rope_write.h"
 #include "ops/token_feed.h"
@@ -298,12 +297,6 @@ TEST_F(CudaRowsTest, PaddingIsFilledAndExpertsAreLocalized) {
   auto padded = HostTensor(DType::kBF16, {5, 33}, {40, 1}).fill_normal(3);
   expect_same_bits([&](Side& s) {
     ops::fill_padding(s.stream(), {.x = s.out(padded), .num_rows = s.array(num_rows), .value = 0x7f});
-  });
-  const auto experts = HostTensor(DType::kI32, {70, 5}).fill_integers(4, -1, 31);
-  const HostTensor local(DType::kI32, {70, 5});
-  expect_same_bits([&](Side& s) {
-    ops::localize_experts(
-        s.stream(), {.out = s.out(local), .ids = s.in(experts), .first_expert = 8, .num_local_experts = 16});
   });
 }
 

@@ -4,8 +4,8 @@
 
 #include "base/error.h"
 #include "ops/elementwise.h"
+#include "ops/experts.h"
 #include "ops/gemm.h"
-#include "ops/localize.h"
 #include "ops/moe.h"
 
 namespace weft::model {
@@ -87,60 +87,101 @@ void SparseFfn::gate(Stream& stream, const Scratch& scratch, const TensorView& x
   ops::gemm(stream, {.out = logits, .a = x, .w = weights_.view(gate_), .bias = {}});
 }
 
-void SparseFfn::select(Stream& stream, const Scratch& scratch, int64_t rows,
-                       const ops::ValidRows& valid) const {
-  ops::route(stream, {.ids = scratch.view(ScratchId::kTopkIds, DType::kI32, {rows, top_k()}),
-                      .weights = scratch.view(ScratchId::kTopkWeights, DType::kF32, {rows, top_k()}),
-                      .logits = scratch.view(ScratchId::kRouterLogits, DType::kF32, {rows, moe_.num_experts}),
-                      .bias = bias_view(weights_, bias_),
-                      .valid = valid,
-                      .scoring = moe_.scoring,
-                      .group_score = moe_.group_score,
-                      .num_groups = static_cast<int32_t>(moe_.n_group),
-                      .top_groups = static_cast<int32_t>(moe_.topk_group),
-                      .renormalize = moe_.norm_topk_prob,
-                      .scaling = moe_.routed_scaling_factor});
+ops::RouteArgs SparseFfn::route_args(const Scratch& scratch, int64_t rows,
+                                     const ops::ValidRows& valid) const {
+  return {.ids = scratch.view(ScratchId::kTopkIds, DType::kI32, {rows, top_k()}),
+          .weights = scratch.view(ScratchId::kTopkWeights, DType::kF32, {rows, top_k()}),
+          .logits = scratch.view(ScratchId::kRouterLogits, DType::kF32, {rows, moe_.num_experts}),
+          .bias = bias_view(weights_, bias_),
+          .valid = valid,
+          .scoring = moe_.scoring,
+          .group_score = moe_.group_score,
+          .num_groups = static_cast<int32_t>(moe_.n_group),
+          .top_groups = static_cast<int32_t>(moe_.topk_group),
+          .renormalize = moe_.norm_topk_prob,
+          .scaling = moe_.routed_scaling_factor};
 }
 
-void SparseFfn::localize(Stream& stream, const Scratch& scratch, int64_t rows) const {
-  ops::localize_experts(stream, {.out = scratch.view(ScratchId::kLocalIds, DType::kI32, {rows, top_k()}),
-                                 .ids = scratch.view(ScratchId::kTopkIds, DType::kI32, {rows, top_k()}),
-                                 .first_expert = static_cast<int32_t>(first_expert_),
-                                 .num_local_experts = static_cast<int32_t>(local_experts_)});
+ops::GroupArgs SparseFfn::group_args(const Scratch& scratch, int64_t rows, device::Backend backend) const {
+  return {.ids = {},
+          .offsets = scratch.view(ScratchId::kExpertOffsets, DType::kI32, {local_experts_ + 1}),
+          .source = scratch.view(ScratchId::kCopySource, DType::kI32, {max_copies(rows, backend)}),
+          .position = scratch.view(ScratchId::kCopyPosition, DType::kI32, {rows, top_k()}),
+          .num_rows = nullptr,
+          .first_expert = 0,
+          .total_experts = static_cast<int32_t>(local_experts_),
+          .alignment = ops::expert_alignment(backend, sizes(rows))};
+}
+
+void SparseFfn::select(Stream& stream, const Scratch& scratch, int64_t rows,
+                       const ops::ValidRows& valid) const {
+  ops::route(stream, route_args(scratch, rows, valid));
+}
+
+void SparseFfn::select_and_group(Stream& stream, const Scratch& scratch, int64_t rows,
+                                 const ops::ValidRows& valid) const {
+  ops::GroupArgs groups = group_args(scratch, rows, stream.device().backend());
+  groups.first_expert = static_cast<int32_t>(first_expert_);
+  groups.total_experts = static_cast<int32_t>(moe_.num_experts);
+  ops::route_and_group(stream, {.route = route_args(scratch, rows, valid), .groups = groups});
+}
+
+void SparseFfn::group(Stream& stream, const Scratch& scratch, const TensorView& ids,
+                      const int32_t* num_rows) const {
+  ops::GroupArgs groups = group_args(scratch, ids.shape[0], stream.device().backend());
+  groups.ids = ids;
+  groups.num_rows = num_rows;
+  ops::group_copies(stream, groups);
 }
 
 void SparseFfn::experts(Stream& stream, const Scratch& scratch, const ExpertRows& rows) const {
   const int64_t n = rows.x.shape[0];
-  const int64_t copies = n * std::min(top_k(), local_experts_);  // a row meets an expert once
-  const auto offsets = scratch.view(ScratchId::kExpertOffsets, DType::kI32, {local_experts_ + 1});
-  const auto counts = scratch.view(ScratchId::kExpertCounts, DType::kI32, {local_experts_});
-  const auto position = scratch.view(ScratchId::kPermutePosition, DType::kI32, {n, top_k()});
+  const ops::GroupArgs groups = group_args(scratch, n, stream.device().backend());
   const auto cut = [&](ScratchId id, int64_t columns) {
-    return rows.masked ? scratch.view(id, dtype_, {local_experts_, n, columns})
-                       : scratch.view(id, dtype_, {copies, columns});
+    return scratch.view(id, dtype_, {groups.source.shape[0], columns});
   };
-  const auto permuted = cut(ScratchId::kPermuted, hidden_);
+  const auto out = cut(ScratchId::kExpertOut, hidden_);
+  ops::expert_ffn(stream, {.out = out,
+                           .x = rows.x,
+                           .gate_up = weights_.view(gate_up_),
+                           .down = weights_.view(down_),
+                           .offsets = groups.offsets,
+                           .source = groups.source,
+                           .alignment = groups.alignment,
+                           .copies = cut(ScratchId::kCopies, hidden_),
+                           .gate_up_out = cut(ScratchId::kExpertGateUp, 2 * inter_),
+                           .act = cut(ScratchId::kExpertAct, inter_)});
+  ops::moe_unpermute(stream, {.out = rows.out,
+                              .x = out,
+                              .position = groups.position,
+                              .weights = rows.weights,
+                              .num_rows = rows.num_rows});
+}
+
+void SparseFfn::masked_experts(Stream& stream, const Scratch& scratch, const ExpertRows& rows,
+                               const TensorView& ids) const {
+  const int64_t n = rows.x.shape[0];
+  const auto counts = scratch.view(ScratchId::kExpertCounts, DType::kI32, {local_experts_});
+  const auto position = scratch.view(ScratchId::kCopyPosition, DType::kI32, {n, top_k()});
+  const auto cut = [&](ScratchId id, int64_t columns) {
+    return scratch.view(id, dtype_, {local_experts_, n, columns});
+  };
+  const auto copies = cut(ScratchId::kCopies, hidden_);
   const auto gate_up = cut(ScratchId::kExpertGateUp, 2 * inter_);
   const auto act = cut(ScratchId::kExpertAct, inter_);
   const auto out = cut(ScratchId::kExpertOut, hidden_);
-  ops::moe_permute(stream, {.ids = rows.ids,
+  const auto* count = counts.as<const int32_t>();
+  ops::moe_permute(stream, {.ids = ids,
                             .x = rows.x,
-                            .out = permuted,
-                            .offsets = rows.masked ? TensorView{} : offsets,
+                            .out = copies,
                             .counts = counts,
                             .position = position,
                             .num_rows = rows.num_rows});
-  const auto* first = rows.masked ? nullptr : offsets.as<const int32_t>();
-  const auto* count = rows.masked ? counts.as<const int32_t>() : nullptr;
-  ops::grouped_gemm(
-      stream,
-      {.out = gate_up, .a = permuted, .w = weights_.view(gate_up_), .offsets = first, .counts = count});
-  ops::silu_mul(stream,
-                {.out = act, .gate_up = gate_up, .num_rows = rows.masked ? count : first + local_experts_});
-  ops::grouped_gemm(stream,
-                    {.out = out, .a = act, .w = weights_.view(down_), .offsets = first, .counts = count});
+  ops::grouped_gemm(stream, {.out = gate_up, .a = copies, .w = weights_.view(gate_up_), .counts = count});
+  ops::silu_mul(stream, {.out = act, .gate_up = gate_up, .num_rows = count});
+  ops::grouped_gemm(stream, {.out = out, .a = act, .w = weights_.view(down_), .counts = count});
   ops::moe_unpermute(stream, {.out = rows.out,
-                              .x = rows.masked ? out.reshape({local_experts_ * n, hidden_}) : out,
+                              .x = out.reshape({local_experts_ * n, hidden_}),
                               .position = position,
                               .weights = rows.weights,
                               .num_rows = rows.num_rows});
@@ -156,13 +197,14 @@ void SparseFfn::need(Scratch& scratch, int64_t route_rows, int64_t expert_rows, 
   scratch.need(ScratchId::kRouterLogits, route_rows * moe_.num_experts * 4);
   scratch.need(ScratchId::kTopkIds, route_rows * top_k() * 4);
   scratch.need(ScratchId::kTopkWeights, route_rows * top_k() * 4);
-  scratch.need(ScratchId::kLocalIds, route_rows * top_k() * 4);
   scratch.need(ScratchId::kExpertOffsets, (local_experts_ + 1) * 4);
   scratch.need(ScratchId::kExpertCounts, local_experts_ * 4);
-  scratch.need(ScratchId::kPermutePosition, std::max(expert_rows, masked_rows) * top_k() * 4);
-  const int64_t copies =
-      std::max(expert_rows * std::min(top_k(), local_experts_), masked_rows * local_experts_);
-  scratch.need(ScratchId::kPermuted, copies * hidden_ * size);
+  scratch.need(ScratchId::kCopyPosition, std::max(expert_rows, masked_rows) * top_k() * 4);
+  // The ledger is made before there is a device: room for the larger alignment.
+  const int64_t packed = max_copies(expert_rows, device::Backend::kCuda);
+  const int64_t copies = std::max(packed, masked_rows * local_experts_);
+  scratch.need(ScratchId::kCopySource, packed * 4);
+  scratch.need(ScratchId::kCopies, copies * hidden_ * size);
   scratch.need(ScratchId::kExpertGateUp, copies * 2 * inter_ * size);
   scratch.need(ScratchId::kExpertAct, copies * inter_ * size);
   scratch.need(ScratchId::kExpertOut, copies * hidden_ * size);

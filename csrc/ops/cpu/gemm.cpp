@@ -79,7 +79,7 @@ struct GroupRows {
 
 GroupRows group_rows(const GroupedGemmArgs& args, int64_t g) {
   if (args.offsets != nullptr) {
-    const int64_t begin = args.offsets[g];
+    const int64_t begin = round_up(args.offsets[g], args.alignment);
     const int64_t end = args.offsets[g + 1];
     WEFT_CHECK(begin >= 0 && begin <= end && end <= args.a.shape[0],
                "grouped_gemm: group {} owns rows [{}, {}), which are not inside a = {}", g, begin, end,

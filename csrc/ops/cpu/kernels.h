@@ -4,6 +4,7 @@
 #include "ops/copy_words.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
+#include "ops/experts.h"
 #include "ops/gemm.h"
 #include "ops/moe.h"
 #include "ops/rms_norm.h"
@@ -34,6 +35,9 @@ void paged_attention(const PagedAttentionArgs& args, ExecContext& context);
 void mla_decode(const MlaDecodeArgs& args, ExecContext& context);
 void mla_prefill(const MlaPrefillArgs& args, ExecContext& context);
 void route(const RouteArgs& args, ExecContext& context);
+void group_copies(const GroupArgs& args, ExecContext& context);
+void route_and_group(const RouteAndGroupArgs& args, ExecContext& context);
+void expert_ffn(const ExpertFfnArgs& args, ExecContext& context);
 void moe_permute(const PermuteArgs& args, ExecContext& context);
 void moe_unpermute(const UnpermuteArgs& args, ExecContext& context);
 void sample(const SampleArgs& args, ExecContext& context);

@@ -31,29 +31,17 @@ void count_copies(const PermuteArgs& args, int64_t num_rows) {
 
 /// The first row of each expert in `out`, flattened; throws if the rows do not fit.
 std::vector<int32_t> place_experts(const PermuteArgs& args) {
-  const int64_t num_experts = args.counts.shape[0];
   const auto* counts = args.counts.as<int32_t>();
-  std::vector<int32_t> first(static_cast<size_t>(num_experts) + 1, 0);
-  if (args.out.rank == 3) {
-    const int64_t max_rows = args.out.shape[1];
-    for (int64_t e = 0; e < num_experts; ++e) {
-      WEFT_CHECK(
-          counts[e] <= max_rows,
-          "moe_permute: expert {} gets {} rows, but out has room for {} an expert; derive max_rows from the "
-          "rows that may arrive",
-          e, counts[e], max_rows);
-      first[static_cast<size_t>(e)] = static_cast<int32_t>(e * max_rows);
-    }
-    return first;
+  const int64_t max_rows = args.out.shape[1];
+  std::vector<int32_t> first;
+  for (int64_t e = 0; e < args.counts.shape[0]; ++e) {
+    WEFT_CHECK(
+        counts[e] <= max_rows,
+        "moe_permute: expert {} gets {} rows, but out has room for {} an expert; derive max_rows from the "
+        "rows that may arrive",
+        e, counts[e], max_rows);
+    first.push_back(static_cast<int32_t>(e * max_rows));
   }
-  for (int64_t e = 0; e < num_experts; ++e)
-    first[static_cast<size_t>(e) + 1] = first[static_cast<size_t>(e)] + counts[e];
-  WEFT_CHECK(
-      first.back() <= args.out.shape[0],
-      "moe_permute: the experts get {} rows, but out has room for {}; derive max_rows from the rows that may "
-      "arrive",
-      first.back(), args.out.shape[0]);
-  std::copy(first.begin(), first.end(), args.offsets.as<int32_t>());
   return first;
 }
 

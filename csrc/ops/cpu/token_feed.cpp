@@ -12,13 +12,4 @@ void fill_padding(const FillPaddingArgs& args, device::ExecContext&) {
   }
 }
 
-void localize_experts(const LocalizeArgs& args, device::ExecContext&) {
-  const auto* ids = args.ids.as<const int32_t>();
-  auto* out = args.out.as<int32_t>();
-  for (int64_t i = 0; i < args.out.numel(); ++i) {
-    const int32_t local = ids[i] - args.first_expert;
-    out[i] = ids[i] >= 0 && local >= 0 && local < args.num_local_experts ? local : -1;
-  }
-}
-
 }  // namespace weft::ops::cpu

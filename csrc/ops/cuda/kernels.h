@@ -4,8 +4,8 @@
 #include "ops/copy_words.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
+#include "ops/experts.h"
 #include "ops/gemm.h"
-#include "ops/localize.h"
 #include "ops/moe.h"
 #include "ops/rms_norm.h"
 #include "ops/rope_write.h"
@@ -39,6 +39,10 @@ void plan_prefill(const PrefillPlanArgs& args, ExecContext& context);
 void mla_decode(const MlaDecodeArgs& args, ExecContext& context);
 void mla_prefill(const MlaPrefillArgs& args, ExecContext& context);
 void route(const RouteArgs& args, ExecContext& context);
+int32_t expert_alignment(const ExpertSizes& sizes);
+void group_copies(const GroupArgs& args, ExecContext& context);
+void route_and_group(const RouteAndGroupArgs& args, ExecContext& context);
+void expert_ffn(const ExpertFfnArgs& args, ExecContext& context);
 void moe_permute(const PermuteArgs& args, ExecContext& context);
 void moe_unpermute(const UnpermuteArgs& args, ExecContext& context);
 void sample(const SampleArgs& args, ExecContext& context);
@@ -46,7 +50,6 @@ void logprobs(const LogprobArgs& args, ExecContext& context);
 void scatter_blocks(const ScatterBlocksArgs& args, ExecContext& context);
 void copy_words(const CopyWordsArgs& args, ExecContext& context);
 void fill_padding(const FillPaddingArgs& args, ExecContext& context);
-void localize_experts(const LocalizeArgs& args, ExecContext& context);
 
 #if WEFT_HAS_FLASHINFER
 /// True if the current GPU is one that FlashInfer's kernels are for: a Hopper.

@@ -1,0 +1,75 @@
+#include "ops/experts.h"
+
+#include <initializer_list>
+#include <tuple>
+#include <utility>
+
+#include "base/error.h"
+#include "ops/accesses.h"
+#include "ops/backend.h"
+#include "ops/checks.h"
+#include "ops/cpu/kernels.h"
+
+namespace weft::ops {
+namespace {
+
+void check_i32(const char* op, const char* name, const TensorView& view,
+               std::initializer_list<int64_t> shape) {
+  check_shape(op, name, view, shape);
+  check_dtype(op, name, view, DType::kI32);
+  check_dense_rows(op, name, view);
+}
+
+}  // namespace
+
+int32_t expert_alignment(device::Backend backend, const ExpertSizes& sizes) {
+#if WEFT_CUDA
+  if (backend == device::Backend::kCuda) return cuda::expert_alignment(sizes);
+#endif
+  (void)backend;
+  (void)sizes;
+  return 1;
+}
+
+void expert_ffn(Stream& stream, const ExpertFfnArgs& args) {
+  constexpr const char* kOp = "expert_ffn";
+  check_shape(kOp, "x", args.x, {-1, -1});
+  check_compute_dtype(kOp, "x", args.x);
+  check_dense_rows(kOp, "x", args.x);
+  const int64_t hidden = args.x.shape[1];
+  check_shape(kOp, "gate_up", args.gate_up, {-1, -1, hidden});
+  const int64_t experts = args.gate_up.shape[0];
+  const int64_t inter = args.gate_up.shape[1] / 2;
+  check_shape(kOp, "gate_up", args.gate_up, {experts, 2 * inter, hidden});
+  check_shape(kOp, "down", args.down, {experts, hidden, inter});
+  for (const auto& [name, view] : {std::pair{"gate_up", &args.gate_up}, std::pair{"down", &args.down}}) {
+    check_dtype(kOp, name, *view, args.x.dtype);
+    check_dense_rows(kOp, name, *view);
+  }
+  check_i32(kOp, "offsets", args.offsets, {experts + 1});
+  check_i32(kOp, "source", args.source, {-1});
+  const int64_t max_rows = args.source.shape[0];
+  for (const auto& [name, view, columns] :
+       {std::tuple{"out", &args.out, hidden}, std::tuple{"copies", &args.copies, hidden},
+        std::tuple{"gate_up_out", &args.gate_up_out, 2 * inter}, std::tuple{"act", &args.act, inter}}) {
+    check_shape(kOp, name, *view, {max_rows, columns});
+    check_dtype(kOp, name, *view, args.x.dtype);
+    check_writable_rows(kOp, name, *view);
+  }
+  WEFT_CHECK(args.alignment > 0, "{}: alignment={} must be positive", kOp, args.alignment);
+  if (args.out.numel() == 0 || experts == 0) return;
+  stream.launch(kOp, WEFT_KERNEL(stream, expert_ffn), args,
+                Accesses()
+                    .write(args.out)
+                    .write(args.copies)
+                    .write(args.gate_up_out)
+                    .write(args.act)
+                    .read(args.x)
+                    .read(args.gate_up)
+                    .read(args.down)
+                    .read(args.offsets)
+                    .read(args.source)
+                    .list());
+}
+
+}  // namespace weft::ops

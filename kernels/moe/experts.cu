@@ -1,0 +1,206 @@
+// expert_ffn and grouped_gemm: which kernels compute the products of experts.
+//
+// few rows an expert (16-bit, aligned): expert_gemm.cuh, with rows gathered and silu_mul applied on the way.
+// otherwise: rows are copied, and products and silu_mul are separate kernels: DeepGEMM's where it is part of
+// the build, and rows are aligned to its tiles; else those of gemm.cu.
+#include <cmath>
+
+#include "kernels/common/row_copy.cuh"
+#include "kernels/gemm/grouped.h"
+#include "kernels/moe/deepgemm.h"
+#include "kernels/moe/expert_gemm.cuh"
+#include "ops/cuda/kernels.h"
+
+namespace weft::kernels {
+namespace {
+
+constexpr char kBadOffsets[] = "grouped_gemm: group {} owns rows [{}, {}), which are not inside a = [{}, ..]";
+constexpr char kBadSource[] = "expert_ffn: source[{}] is {}, but x has {} rows";
+constexpr ExpertTexts kTexts{kBadOffsets, kBadSource};
+
+// With more rows than this an expert, on average, tensor cores and not memory are the limit.
+constexpr int64_t kMostRows = 24;
+
+size_t most_shared_bytes() {
+  int limit = 0;
+  device::cuda::check_cuda(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0),
+                           "cudaDeviceGetAttribute");
+  return static_cast<size_t>(limit);
+}
+
+bool packed(const TensorView& view) {
+  if (reinterpret_cast<uintptr_t>(view.data) % 16 != 0) return false;
+  for (int d = 0; d + 1 < view.rank; ++d) {
+    if (view.shape[d] > 1 && view.stride[d] % 8 != 0) return false;
+  }
+  return true;
+}
+
+/// True if expert_gemm_kernel serves these operands.
+bool is_few_rows(const TensorView& out, const TensorView& a, const TensorView& w, int32_t alignment) {
+  return (a.dtype == DType::kBF16 || a.dtype == DType::kF16) && out.dtype == a.dtype && packed(out) &&
+         packed(a) && packed(w) && out.shape[1] % 8 == 0 && a.shape[1] % 8 == 0 && alignment == 1 &&
+         out.shape[0] <= kMostRows * w.shape[0];
+}
+
+ExpertGemm expert_gemm(const TensorView& out, const TensorView& a, const TensorView& w,
+                       const int32_t* offsets, const int32_t* source) {
+  return {.out = out.data,
+          .a = a.data,
+          .w = w.data,
+          .offsets = offsets,
+          .source = source,
+          .out_stride = out.stride[0],
+          .a_stride = a.stride[0],
+          .w_stride = w.stride[1],
+          .w_expert_stride = w.stride[0],
+          .segment = segment_length(a.shape[1]),
+          .n = static_cast<int32_t>(out.shape[1]),
+          .k = static_cast<int32_t>(a.shape[1]),
+          .experts = static_cast<int32_t>(w.shape[0]),
+          .max_rows = static_cast<int32_t>(out.shape[0]),
+          .a_rows = static_cast<int32_t>(a.shape[0]),
+          .max_items = 0,
+          .offsets_ready = false};
+}
+
+template <class Shape>
+bool launch_shape(const CudaContext& context, ExpertGemm p) {
+  p.max_items = Shape::max_items(p.max_rows, p.experts);
+  const size_t shared = Shape::shared_bytes(p.segment, p.max_items);
+  if (shared > most_shared_bytes()) return false;
+  const LaunchShape shape{.grid = dim3(static_cast<unsigned>(context.num_sms * Shape::kBlocksPerSm)),
+                          .block = dim3(Shape::kThreads),
+                          .shared_bytes = shared};
+  launch<&expert_gemm_kernel<Shape>>(context, shape, context.site, kTexts, p);
+  return true;
+}
+
+/// More row blocks hold the rows of more experts at once, whose weights are then read once, but leave room
+/// for fewer loads. Measured on an H200 with even routing; any choice gives the same bits.
+template <class T, int kSteps, int kTiles, bool kSilu>
+bool launch_rows(const CudaContext& context, const ExpertGemm& p) {
+  const double mean = static_cast<double>(p.max_rows) / p.experts;
+  const double most = mean + 3.5 * std::sqrt(mean);
+  constexpr bool kWide = kSilu || kTiles == 1;
+  if (most <= 8) {
+    if (launch_shape<ExpertShape<T, kSteps, kTiles, 1, kSilu, 2>>(context, p)) return true;
+  } else if (kSilu || mean > 13) {
+    if (launch_shape<ExpertShape<T, kSteps, kTiles, kWide ? 4 : 3, kSilu, kWide ? 1 : 2>>(context, p))
+      return true;
+  }
+  return launch_shape<ExpertShape<T, kSteps, kTiles, 2, kSilu, 2>>(context, p) ||
+         launch_shape<ExpertShape<T, kSteps, kTiles, 1, kSilu, 2>>(context, p);
+}
+
+/// False if rows of `a` are too long for shared memory.
+template <class T, bool kSilu>
+bool launch_few_rows(const CudaContext& context, const ExpertGemm& p) {
+  const int64_t steps = p.segment / kStepK;
+  if constexpr (!kSilu) {
+    if (steps <= 3) return launch_rows<T, 3, 2, kSilu>(context, p);
+    if (steps <= 6) return launch_rows<T, 6, 1, kSilu>(context, p);
+  }
+  return launch_rows<T, 8, 1, kSilu>(context, p);
+}
+
+template <bool kSilu>
+bool launch_few_rows(const CudaContext& context, DType dtype, const ExpertGemm& p) {
+  return dtype == DType::kBF16 ? launch_few_rows<bf16, kSilu>(context, p)
+                               : launch_few_rows<f16, kSilu>(context, p);
+}
+
+// A block a row of out.
+template <int kWidth>
+__global__ void gather_kernel(OpSite site, const char* bad_source, std::byte* out, const std::byte* x,
+                              const int32_t* source, int64_t x_rows, int64_t out_stride, int64_t x_stride,
+                              int64_t num_bytes) {
+  let_next_start();
+  wait_for_inputs(site);
+  const int64_t r = blockIdx.x;
+  const int64_t from = source[r];
+  if (from >= x_rows && threadIdx.x == 0) fail(site, bad_source, r, from, x_rows);
+  if (from < 0 || from >= x_rows) return;
+  copy_row<kWidth>(out + r * out_stride, x + from * x_stride, num_bytes);
+}
+
+void gather(const CudaContext& context, const ops::ExpertFfnArgs& args) {
+  const auto element = static_cast<int64_t>(dtype_size(args.x.dtype));
+  const int64_t num_bytes = args.x.shape[1] * element;
+  const int64_t x_stride = args.x.stride[0] * element;
+  const int64_t out_stride = args.copies.stride[0] * element;
+  const int width =
+      widest_access(reinterpret_cast<uintptr_t>(args.copies.data) | reinterpret_cast<uintptr_t>(args.x.data) |
+                    static_cast<uintptr_t>(x_stride | out_stride | num_bytes));
+  const LaunchShape shape{.grid = dim3(grid_x(args.copies.shape[0])),
+                          .block = dim3(copy_threads(num_bytes, width))};
+  visit_width(width, [&](auto w) {
+    launch<&gather_kernel<decltype(w)::value>>(
+        context, shape, context.site, kBadSource, args.copies.as<std::byte>(), args.x.as<std::byte>(),
+        args.source.as<int32_t>(), args.x.shape[0], out_stride, x_stride, num_bytes);
+  });
+}
+
+}  // namespace
+}  // namespace weft::kernels
+
+namespace weft::ops::cuda {
+
+using namespace weft::kernels;  // the other half of this file
+
+int32_t expert_alignment(const ExpertSizes& sizes) {
+#if WEFT_HAS_DEEPGEMM
+  if (sizes.num_experts > 0 && sizes.dtype == DType::kBF16 && sizes.hidden % 8 == 0 && sizes.inter % 8 == 0) {
+    return deepgemm_alignment(sizes.num_experts, sizes.copies / sizes.num_experts);
+  }
+#endif
+  (void)sizes;
+  return 1;
+}
+
+void expert_ffn(const ExpertFfnArgs& args, ExecContext& context) {
+  const CudaContext& cuda = cuda_context(context);
+  const auto* offsets = args.offsets.as<int32_t>();
+  const GroupedGemmArgs down{
+      .out = args.out, .a = args.act, .w = args.down, .offsets = offsets, .alignment = args.alignment};
+  if (is_few_rows(args.act, args.x, args.gate_up, args.alignment) &&
+      launch_few_rows<true>(
+          cuda, args.x.dtype,
+          expert_gemm(args.act, args.x, args.gate_up, offsets, args.source.as<int32_t>()))) {
+    ExpertGemm p = expert_gemm(args.out, args.act, args.down, offsets, nullptr);
+    p.offsets_ready = true;
+    if (!is_few_rows(args.out, args.act, args.down, args.alignment) ||
+        !launch_few_rows<false>(cuda, args.x.dtype, p)) {
+      native_grouped_gemm(down, cuda);
+    }
+    return;
+  }
+  if (args.x.shape[1] > 0) gather(cuda, args);
+  grouped_gemm({.out = args.gate_up_out,
+                .a = args.copies,
+                .w = args.gate_up,
+                .offsets = offsets,
+                .alignment = args.alignment},
+               context);
+  silu_mul({.out = args.act, .gate_up = args.gate_up_out, .num_rows = offsets + args.gate_up.shape[0]},
+           context);
+  grouped_gemm(down, context);
+}
+
+void grouped_gemm(const GroupedGemmArgs& args, ExecContext& context) {
+  const CudaContext& cuda = cuda_context(context);
+  if (args.offsets != nullptr && is_few_rows(args.out, args.a, args.w, args.alignment) &&
+      launch_few_rows<false>(cuda, args.a.dtype,
+                             expert_gemm(args.out, args.a, args.w, args.offsets, nullptr))) {
+    return;
+  }
+#if WEFT_HAS_DEEPGEMM
+  if (deepgemm_serves(args, cuda)) {
+    deepgemm_grouped_gemm(args, cuda);
+    return;
+  }
+#endif
+  native_grouped_gemm(args, cuda);
+}
+
+}  // namespace weft::ops::cuda
