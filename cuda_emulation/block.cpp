@@ -82,14 +82,12 @@ struct Warp {
 struct Fiber {
   void* stack = nullptr;  // saved stack pointer
   dim3 index;
-  int block = 0;  // of the cluster
   int warp = 0;
   int lane = 0;
   uint64_t turns = 0;  // of the warp's slots
   const Barrier* waits_for = nullptr;
-  uint64_t generation = 0;          // goes on when waits_for has passed it
-  uint64_t cluster_generation = 0;  // in which it arrived at the cluster's barrier
-  bool arrived_in_cluster = false;  // and did not wait since
+  uint64_t generation = 0;  // goes on when waits_for has passed it
+  uint64_t cluster_arrivals = 0;
   bool done = false;
 };
 
@@ -108,47 +106,47 @@ class Stacks {
     }
     return memory_ + thread * kStackBytes;
   }
-  static constexpr size_t kMaxThreads = size_t{8} * 1024;
+  static constexpr size_t kMaxThreads = 16 * 1024;  // of a cluster
 
  private:
   std::byte* memory_ = nullptr;
 };
 
-struct Block {
-  dim3 index;
-  std::vector<Warp> warps;
-  Barrier barrier;
-  std::unique_ptr<std::byte[]> shared;
-};
+struct Cluster;
 
-/// Blocks that run at the same time: one, if the launch has no clusters.
-struct Cluster {
+struct Block {
   const std::function<void()>* thread = nullptr;
-  std::vector<Block> blocks;
+  Cluster* cluster = nullptr;
+  dim3 index;
   std::vector<Fiber> fibers;
+  std::vector<Warp> warps;
   Barrier barrier;
   void* scheduler = nullptr;  // saved stack pointer
   Fiber* current = nullptr;
+  std::byte* shared = nullptr;
   std::exception_ptr failure;
 #if WEFT_ASAN
   const void* host_bottom = nullptr;
   size_t host_size = 0;
 #endif
-
-  Block& block_of(const Fiber& fiber) { return blocks[static_cast<size_t>(fiber.block)]; }
-  Warp& warp_of(const Fiber& fiber) { return block_of(fiber).warps[static_cast<size_t>(fiber.warp)]; }
 };
-thread_local Cluster* running = nullptr;
+thread_local Block* running = nullptr;
+
+/// Blocks that run at the same time.
+struct Cluster {
+  std::vector<Block> blocks;
+  Barrier barrier;
+};
 
 void to_scheduler(bool for_good) {
-  Cluster& cluster = *running;
+  Block& block = *running;
 #if WEFT_ASAN
   void* fake = nullptr;
-  __sanitizer_start_switch_fiber(for_good ? nullptr : &fake, cluster.host_bottom, cluster.host_size);
+  __sanitizer_start_switch_fiber(for_good ? nullptr : &fake, block.host_bottom, block.host_size);
 #else
   (void)for_good;
 #endif
-  weft_switch_stack(&cluster.current->stack, cluster.scheduler);
+  weft_switch_stack(&block.current->stack, block.scheduler);
 #if WEFT_ASAN
   __sanitizer_finish_switch_fiber(fake, &running->host_bottom, &running->host_size);
 #endif
@@ -165,101 +163,102 @@ void to_scheduler(bool for_good) {
   }
   Fiber& self = *running->current;
   self.done = true;
-  Barrier& block = running->block_of(self).barrier;
-  --block.live;
-  block.release_if_full();
-  Barrier& warp = running->warp_of(self).barrier;
+  Block& block = *running;
+  --block.barrier.live;
+  block.barrier.release_if_full();
+  Barrier& warp = block.warps[static_cast<size_t>(self.warp)].barrier;
   --warp.live;
   warp.release_if_full();
-  Barrier& cluster = running->barrier;
+  Barrier& cluster = block.cluster->barrier;
   --cluster.live;
-  if (self.arrived_in_cluster && self.cluster_generation == cluster.generation) --cluster.arrived;
+  if (self.cluster_arrivals > cluster.generation) --cluster.arrived;
   cluster.release_if_full();
   to_scheduler(true);
   std::abort();
 }
 
-void resume(Cluster& cluster, Fiber& fiber, std::byte* stack_memory) {
-  cluster.current = &fiber;
+void resume(Block& block, Fiber& fiber, std::byte* stack_memory) {
+  running = &block;
+  block.current = &fiber;
+  blockIdx = block.index;
   threadIdx = fiber.index;
-  blockIdx = cluster.block_of(fiber).index;
 #if WEFT_ASAN
   void* fake = nullptr;
   __sanitizer_start_switch_fiber(&fake, stack_memory, kStackBytes);
 #else
   (void)stack_memory;
 #endif
-  weft_switch_stack(&cluster.scheduler, fiber.stack);
+  weft_switch_stack(&block.scheduler, fiber.stack);
 #if WEFT_ASAN
   __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
 #endif
 }
 
-// Until `barrier` has passed `generation`.
-void wait_past(const Barrier& barrier, uint64_t generation) {
-  if (barrier.generation != generation) return;
+void wait_at(Barrier& barrier) {
   Fiber& self = *running->current;
-  self.generation = generation;
+  self.generation = barrier.generation;
+  ++barrier.arrived;
+  barrier.release_if_full();
+  if (barrier.generation != self.generation) return;
   self.waits_for = &barrier;
   to_scheduler(false);
   threadIdx = self.index;
-  blockIdx = running->block_of(self).index;
 }
 
-void wait_at(Barrier& barrier) {
-  const uint64_t generation = barrier.generation;
-  ++barrier.arrived;
-  barrier.release_if_full();
-  wait_past(barrier, generation);
-}
-
-void run_cluster(Cluster& cluster, Stacks& stacks) {
+/// The threads of `block`, not yet begun; its stacks are those from first_stack on.
+void prepare(Block& block, Stacks& stacks, size_t first_stack) {
   const auto num_threads = static_cast<int>(blockDim.x * blockDim.y * blockDim.z);
-  const int num_fibers = num_threads * static_cast<int>(cluster.blocks.size());
-  cluster.fibers.assign(static_cast<size_t>(num_fibers), Fiber{});
-  cluster.barrier = Barrier{.live = num_fibers};
-  for (Block& block : cluster.blocks) {
-    block.warps = std::vector<Warp>(static_cast<size_t>((num_threads + kWarp - 1) / kWarp));
-    block.barrier = Barrier{.live = num_threads};
-  }
-  for (int f = 0; f < num_fibers; ++f) {
-    Fiber& fiber = cluster.fibers[static_cast<size_t>(f)];
-    const int i = f % num_threads;
+  block.fibers.assign(static_cast<size_t>(num_threads), Fiber{});
+  block.warps = std::vector<Warp>(static_cast<size_t>((num_threads + kWarp - 1) / kWarp));
+  block.barrier = Barrier{.live = num_threads};
+  for (int i = 0; i < num_threads; ++i) {
+    Fiber& fiber = block.fibers[static_cast<size_t>(i)];
     const auto n = static_cast<unsigned>(i);
     fiber.index = dim3(n % blockDim.x, n / blockDim.x % blockDim.y, n / (blockDim.x * blockDim.y));
-    fiber.block = f / num_threads;
     fiber.warp = i / kWarp;
     fiber.lane = i % kWarp;
-    ++cluster.warp_of(fiber).barrier.live;
+    ++block.warps[static_cast<size_t>(fiber.warp)].barrier.live;
     // As weft_switch_stack leaves a stack: six registers, then where to return to; aligned as after a call.
-    auto** top = reinterpret_cast<void**>(stacks.of(static_cast<size_t>(f)) + kStackBytes);
+    auto** top = reinterpret_cast<void**>(stacks.of(first_stack + static_cast<size_t>(i)) + kStackBytes);
     *--top = nullptr;
     *--top = reinterpret_cast<void*>(&fiber_main);
     for (int r = 0; r < 6; ++r) *--top = nullptr;
     fiber.stack = top;
   }
-  running = &cluster;
-  int left = num_fibers;
+}
+
+/// Runs the threads of `block` that can go on. True if there were any.
+bool run_some(Block& block, Stacks& stacks, size_t first_stack, int& left) {
+  bool moved = false;
+  for (size_t i = 0; i < block.fibers.size(); ++i) {
+    Fiber& fiber = block.fibers[i];
+    if (fiber.done) continue;
+    if (fiber.waits_for != nullptr && fiber.waits_for->generation == fiber.generation) continue;
+    fiber.waits_for = nullptr;
+    moved = true;
+    resume(block, fiber, stacks.of(first_stack + i));
+    if (fiber.done) --left;
+    if (block.failure) {
+      running = nullptr;
+      std::rethrow_exception(block.failure);
+    }
+  }
+  return moved;
+}
+
+void run_cluster(Cluster& cluster, Stacks& stacks) {
+  const size_t num_threads = size_t{blockDim.x} * blockDim.y * blockDim.z;
+  auto left = static_cast<int>(num_threads * cluster.blocks.size());
+  cluster.barrier = Barrier{.live = left};
+  for (size_t b = 0; b < cluster.blocks.size(); ++b) prepare(cluster.blocks[b], stacks, b * num_threads);
   while (left > 0) {
     bool moved = false;
-    for (size_t i = 0; i < cluster.fibers.size(); ++i) {
-      Fiber& fiber = cluster.fibers[i];
-      if (fiber.done) continue;
-      if (fiber.waits_for != nullptr && fiber.waits_for->generation == fiber.generation) continue;
-      fiber.waits_for = nullptr;
-      moved = true;
-      resume(cluster, fiber, stacks.of(i));
-      if (fiber.done) --left;
-      if (cluster.failure) {
-        running = nullptr;
-        std::rethrow_exception(cluster.failure);
-      }
-    }
+    for (size_t b = 0; b < cluster.blocks.size(); ++b)
+      moved |= run_some(cluster.blocks[b], stacks, b * num_threads, left);
     if (!moved) {
       running = nullptr;
-      const dim3 first = cluster.blocks.front().index;
       WEFT_THROW("emulation: {} threads of block ({}, {}, {}) wait for barriers that not all will reach",
-                 left, first.x, first.y, first.z);
+                 left, blockIdx.x, blockIdx.y, blockIdx.z);
     }
   }
   running = nullptr;
@@ -267,29 +266,34 @@ void run_cluster(Cluster& cluster, Stacks& stacks) {
 
 }  // namespace
 
-void run_grid(dim3 grid, dim3 block_shape, unsigned cluster_blocks, size_t shared_bytes,
+void run_grid(dim3 grid, dim3 block_shape, unsigned cluster_size, size_t shared_bytes,
               const std::function<void()>& thread) {
   static thread_local Stacks stacks;
-  WEFT_CHECK(
-      grid.x > 0 && grid.y > 0 && grid.y <= 65535 && grid.z > 0 && grid.z <= 65535 && block_shape.x > 0 &&
-          block_shape.x * block_shape.y * block_shape.z <= 1024 && shared_bytes <= 227 * 1024 &&
-          cluster_blocks >= 1 && cluster_blocks <= 8 && grid.x % cluster_blocks == 0,
-      "emulation: a grid of ({}, {}, {}) blocks of ({}, {}, {}) threads with {} bytes of shared memory, {} "
-      "blocks a cluster, cannot be launched",
-      grid.x, grid.y, grid.z, block_shape.x, block_shape.y, block_shape.z, shared_bytes, cluster_blocks);
+  WEFT_CHECK(grid.x > 0 && grid.y > 0 && grid.y <= 65535 && grid.z > 0 && grid.z <= 65535 &&
+                 block_shape.x > 0 && block_shape.x * block_shape.y * block_shape.z <= 1024 &&
+                 shared_bytes <= 227 * 1024 && cluster_size > 0 && cluster_size <= 8 &&
+                 grid.x % cluster_size == 0,
+             "emulation: a grid of ({}, {}, {}) blocks, {} a cluster, of ({}, {}, {}) threads with {} bytes "
+             "of shared "
+             "memory cannot be launched",
+             grid.x, grid.y, grid.z, cluster_size, block_shape.x, block_shape.y, block_shape.z, shared_bytes);
   gridDim = grid;
   blockDim = block_shape;
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x; x += cluster_blocks) {
+      for (unsigned x = 0; x < grid.x; x += cluster_size) {
         Cluster cluster;
-        cluster.thread = &thread;
-        cluster.blocks.resize(cluster_blocks);
-        for (unsigned i = 0; i < cluster_blocks; ++i) {
-          cluster.blocks[i].index = dim3(x + i, y, z);
+        cluster.blocks.resize(cluster_size);
+        std::vector<std::unique_ptr<std::byte[]>> shared;
+        for (unsigned b = 0; b < cluster_size; ++b) {
           // New for each block, of the exact size, and full of NaN: what was not written is not there.
-          cluster.blocks[i].shared = std::make_unique<std::byte[]>(shared_bytes + 16);
-          std::fill_n(cluster.blocks[i].shared.get(), shared_bytes, std::byte{0xff});
+          shared.push_back(std::make_unique<std::byte[]>(shared_bytes + 16));
+          std::fill_n(shared.back().get(), shared_bytes, std::byte{0xff});
+          Block& block = cluster.blocks[b];
+          block.thread = &thread;
+          block.cluster = &cluster;
+          block.index = dim3(x + b, y, z);
+          block.shared = shared.back().get();
         }
         run_cluster(cluster, stacks);
       }
@@ -297,56 +301,52 @@ void run_grid(dim3 grid, dim3 block_shape, unsigned cluster_blocks, size_t share
   }
 }
 
-void* dynamic_shared() { return running->block_of(*running->current).shared.get(); }
+void* dynamic_shared() { return running->shared; }
 
-void* shared_of_block(void* shared, int rank) {
-  const auto offset = static_cast<std::byte*>(shared) - static_cast<std::byte*>(dynamic_shared());
-  return running->blocks.at(static_cast<size_t>(rank)).shared.get() + offset;
+void* shared_of_block(const void* shared, int rank) {
+  const auto offset = static_cast<const std::byte*>(shared) - running->shared;
+  return running->cluster->blocks[static_cast<size_t>(rank)].shared + offset;
 }
 
 void cluster_arrive() {
-  Fiber& self = *running->current;
-  Barrier& barrier = running->barrier;
-  WEFT_CHECK(!self.arrived_in_cluster, "emulation: a thread arrives twice at its cluster's barrier");
-  self.cluster_generation = barrier.generation;
-  self.arrived_in_cluster = true;
+  Barrier& barrier = running->cluster->barrier;
+  running->current->cluster_arrivals = barrier.generation + 1;
   ++barrier.arrived;
   barrier.release_if_full();
 }
 
 void cluster_wait() {
+  const Barrier& barrier = running->cluster->barrier;
   Fiber& self = *running->current;
-  WEFT_CHECK(self.arrived_in_cluster, "emulation: a thread waits at a barrier where it did not arrive");
-  wait_past(running->barrier, self.cluster_generation);
-  self.arrived_in_cluster = false;
+  if (barrier.generation >= self.cluster_arrivals) return;
+  self.waits_for = &barrier;
+  self.generation = barrier.generation;
+  to_scheduler(false);
 }
 
 int lane() { return running->current->lane; }
 
 void* slot(int of) {
   const Fiber& self = *running->current;
-  return running->warp_of(self).slots[self.turns % 2][of];
+  return running->warps[static_cast<size_t>(self.warp)].slots[self.turns % 2][of];
 }
 
 void turn() {
   Fiber& self = *running->current;
-  wait_at(running->warp_of(self).barrier);
+  wait_at(running->warps[static_cast<size_t>(self.warp)].barrier);
   ++self.turns;
 }
 
 void* last_slot(int of) {
   const Fiber& self = *running->current;
-  return running->warp_of(self).slots[(self.turns + 1) % 2][of];
+  return running->warps[static_cast<size_t>(self.warp)].slots[(self.turns + 1) % 2][of];
 }
 
 }  // namespace weft::emulation
 
-void __syncthreads() {
-  auto& cluster = *weft::emulation::running;
-  weft::emulation::wait_at(cluster.block_of(*cluster.current).barrier);
-}
+void __syncthreads() { weft::emulation::wait_at(weft::emulation::running->barrier); }
 
 void __syncwarp(unsigned) {
   auto& self = *weft::emulation::running->current;
-  weft::emulation::wait_at(weft::emulation::running->warp_of(self).barrier);
+  weft::emulation::wait_at(weft::emulation::running->warps[static_cast<size_t>(self.warp)].barrier);
 }

@@ -24,18 +24,18 @@ void __syncwarp(unsigned mask = 0xffffffffU);
 
 namespace weft::emulation {
 
-/// Runs `thread` once for each thread of each block. Throws Error if threads of a block wait for barriers
-/// that cannot be reached by all of them.
-/// cluster_blocks: blocks along x that run at the same time; static shared memory is common to them, so their
-/// kernels use dynamic shared memory alone.
-void run_grid(dim3 grid, dim3 block, unsigned cluster_blocks, size_t shared_bytes,
+/// Runs `thread` once for each thread of each block. Blocks stand in clusters of cluster_size along x, which
+/// run at the same time; only their dynamic shared memory is each block's own then. Throws Error if threads
+/// wait for barriers that cannot be reached by all of them.
+void run_grid(dim3 grid, dim3 block, unsigned cluster_size, size_t shared_bytes,
               const std::function<void()>& thread);
 
 /// The dynamic shared memory of the block that runs.
 void* dynamic_shared();
-/// The same place of it in block `rank` of the cluster.
-void* shared_of_block(void* shared, int rank);
-/// kernels/common/cluster.cuh says what these do.
+/// The same place as `shared`, an address of this block's dynamic shared memory, in block `rank` of the
+/// cluster.
+void* shared_of_block(const void* shared, int rank);
+/// The cluster's barrier, in two parts. A thread that ends counts as arrived.
 void cluster_arrive();
 void cluster_wait();
 
@@ -95,6 +95,36 @@ void mma_16x8x16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) 
     }
     c[e] = static_cast<float>(static_cast<double>(c[e]) + sum);
   }
+}
+
+/// kernels/attention/fragments.cuh says who gives what and gets what.
+inline void load_matrices(uint32_t (&r)[4], const void* row, bool transposed) {
+  std::memcpy(slot(lane()), &row, sizeof(row));
+  turn();
+  const int major = lane() / 4;
+  const int minor = lane() % 4 * 2;
+  for (int m = 0; m < 4; ++m) {
+    const auto element = [&](int i, int j) {
+      const uint16_t* of_row;
+      std::memcpy(&of_row, last_slot(m * 8 + i), sizeof(of_row));
+      return static_cast<uint32_t>(of_row[j]);
+    };
+    r[m] = transposed ? element(minor, major) | element(minor + 1, major) << 16
+                      : element(major, minor) | element(major, minor + 1) << 16;
+  }
+}
+
+inline uint32_t transpose_matrix(uint32_t pair) {
+  std::memcpy(slot(lane()), &pair, sizeof(pair));
+  turn();
+  const auto element = [](int i, int j) {
+    uint32_t of_row;
+    std::memcpy(&of_row, last_slot(i * 4 + j / 2), sizeof(of_row));
+    return j % 2 == 0 ? of_row & 0xffffU : of_row >> 16;
+  };
+  const int row = lane() / 4;
+  const int column = lane() % 4 * 2;
+  return element(column, row) | element(column + 1, row) << 16;
 }
 
 }  // namespace weft::emulation

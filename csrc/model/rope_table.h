@@ -11,9 +11,9 @@ namespace weft::model {
 /// Rounded to f32 step by step as transformers does it, so that far positions agree too.
 [[nodiscard]] std::vector<float> rope_inv_freq(const RopeConfig& rope);
 
-/// Fills the table that rope reads (ops/rope_write.h): row p holds rope_dim / 2 cosines of p * inv_freq, then as many
-/// sines, all times attention_factor. cos_sin: f32 [num_positions, rope_dim], host memory, rows may be
-/// strided. Throws Error on another shape or dtype.
+/// Fills the table that rope reads (ops/rope_write.h): row p holds rope_dim / 2 cosines of p * inv_freq, then
+/// as many sines, all times attention_factor. cos_sin: f32 [num_positions, rope_dim], host memory, rows may
+/// be strided. Throws Error on another shape or dtype.
 void fill_rope_table(const RopeConfig& rope, const device::TensorView& cos_sin);
 
 }  // namespace weft::model

@@ -36,7 +36,8 @@ struct PagedAttentionArgs {
 };
 /// Causal attention over paged keys and values: prefill, decode and mixed rows alike; q_heads is a multiple
 /// of kv_heads. A row has the same bits in every batch, page size and chunking of its sequence, decode
-/// included. The rows of planned sequences may have other bits than without a plan.
+/// included; on a GPU, in every batch of equal max_seqs and num_prefill_seqs. The rows of planned sequences
+/// may have other bits than without a plan.
 void paged_attention(Stream& stream, const PagedAttentionArgs& args);
 
 struct MlaDecodeArgs {

@@ -22,7 +22,6 @@ struct Entry {
   std::string_view served = {};      // what of the op it serves
 };
 
-constexpr std::string_view kMlaWhy = "no tensor cores";
 constexpr std::string_view kGroupedNative = "moe/expert_gemm.cuh for few rows, gemm/gemm.cu for many";
 
 constexpr Entry kEntries[] = {
@@ -36,9 +35,9 @@ constexpr Entry kEntries[] = {
     {"batched_gemm", "gemm/gemm.cu: tensor cores; f32 without", ""},
     {"qk_norm_rope_write", "attention/rope_write.cu", ""},
     {"mla_norm_rope_write", "attention/rope_write.cu", ""},
-    {"paged_attention", "attention/attention.cu: f32 arithmetic", "", Library::kFlashInfer,
-     "prompts in bf16 with heads of 128"},
-    {"mla_decode", "attention/attention.cu: f32 arithmetic", kMlaWhy},
+    {"paged_attention", "attention/gqa_{decode,prefill}.cu: heads of 64, 128, 256; else f32 arithmetic", "",
+     Library::kFlashInfer, "prompts in bf16 with heads of 128"},
+    {"mla_decode", "attention/mla_decode.cu: latents of 512 + 64; else f32 arithmetic", ""},
     {"mla_prefill", "attention/attention.cu: f32 arithmetic", "", Library::kFlashInfer,
      "bf16 with DeepSeek's heads, while its workspace holds a step's keys"},
     {"route", "moe/route.cu", ""},
@@ -54,7 +53,7 @@ constexpr Entry kEntries[] = {
     {"gather_rows", "common/gather.cu", ""},
     {"sample", "sampling/sample.cu", ""},
     {"logprobs", "sampling/logprobs.cu", ""},
-    {"fill_padding", "sampling/token_feed.cu", ""},
+    {"fill_padding", "common/fill_padding.cu", ""},
     {"copy_words", "common/step_io.cu", ""},
 };
 

@@ -7,7 +7,11 @@
 //
 // mla_prefill absorbs W_UK into the query and applies W_UV to the sum over latents, both in f32: the same
 // function as expanding keys and values, and each latent is read once for all of its uses.
+#include <algorithm>
+
+#include "kernels/attention/fast_attention.h"
 #include "kernels/attention/flashinfer_ops.h"
+#include "kernels/attention/sequences.cuh"
 #include "kernels/common/launch.cuh"
 #include "kernels/common/reduce.cuh"
 #include "kernels/common/types.cuh"
@@ -15,8 +19,6 @@
 
 namespace weft::kernels {
 namespace {
-
-using ops::SequenceBatch;
 
 constexpr int kKeyBlock = 32;  // one position a lane
 constexpr int kMaxWarps = 16;
@@ -57,13 +59,6 @@ FloatView float_view(const TensorView& view) {
   return {view.data, view.stride[0], view.stride[1], view.shape[2], view.dtype};
 }
 
-struct AttentionTexts {
-  const char* bad_num_seqs;
-  const char* bad_rows;
-  const char* bad_kv_len;
-  const char* bad_page;
-};
-
 struct Attention {
   FloatView out;
   FloatView q;         // the first part of a query
@@ -92,25 +87,6 @@ struct Sequence {
   }
 };
 
-/// Reports what is wrong with sequence `s`, if anything. True if it is good.
-__device__ inline bool check_sequence(const OpSite& site, const AttentionTexts& texts, const Attention& a,
-                                      int64_t s, bool report) {
-  const int64_t begin_row = a.batch.cu_q[s];
-  const int64_t end_row = a.batch.cu_q[s + 1];
-  const int64_t kv_len = a.batch.kv_len[s];
-  const int64_t capacity = int64_t{a.batch.page_table_stride} * a.batch.page_size;
-  if (begin_row < 0 || begin_row > end_row || end_row > a.num_tokens) {
-    if (report) fail(site, texts.bad_rows, s, begin_row, end_row, a.num_tokens);
-    return false;
-  }
-  if (begin_row == end_row) return true;
-  if (kv_len < end_row - begin_row || kv_len > capacity) {
-    if (report) fail(site, texts.bad_kv_len, s, kv_len, end_row - begin_row, capacity);
-    return false;
-  }
-  return true;
-}
-
 /// The sequence that owns `row`, if it is one of those to be computed.
 __device__ inline Sequence find_sequence(const OpSite& site, const AttentionTexts& texts, const Attention& a,
                                          int64_t row, int64_t num_seqs) {
@@ -125,7 +101,9 @@ __device__ inline Sequence find_sequence(const OpSite& site, const AttentionText
     }
   }
   Sequence found;
-  if (num_seqs == 0 || !check_sequence(site, texts, a, low, false)) return found;
+  if (num_seqs == 0 ||
+      !check_sequence(site, texts, a.batch, SequenceLengths(a.batch, low), a.num_tokens, low, false))
+    return found;
   found.first_row = a.batch.cu_q[low];
   found.end_row = a.batch.cu_q[low + 1];
   found.kv_len = a.batch.kv_len[low];
@@ -212,14 +190,11 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpSize)
   wait_for_inputs(site);
   const int64_t num_seqs = *a.batch.num_seqs;
   const bool first_block = blockIdx.x == 0 && blockIdx.y == 0;
-  if (num_seqs < 0 || num_seqs > a.batch.max_seqs) {
-    if (first_block && threadIdx.x == 0) fail(site, texts.bad_num_seqs, num_seqs, a.batch.max_seqs);
-    return;
-  }
+  if (!check_num_seqs(site, texts, a.batch, num_seqs, first_block && threadIdx.x == 0)) return;
   if (first_block) {
     const int64_t end = a.end_seq < num_seqs ? a.end_seq : num_seqs;
     for (int64_t s = a.first_seq + threadIdx.x; s < end; s += blockDim.x)
-      check_sequence(site, texts, a, s, true);
+      check_sequence(site, texts, a.batch, SequenceLengths(a.batch, s), a.num_tokens, s, true);
   }
 
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
@@ -348,16 +323,6 @@ void launch_attention(const char* op, const CudaContext& context, const Attentio
   });
 }
 
-#define WEFT_ATTENTION_TEXTS(op)                                                                             \
-  AttentionTexts {                                                                                           \
-    op ": the batch holds num_seqs={} sequences, but was laid out for max_seqs={}",                          \
-        op ": sequence {} owns rows [{}, {}) of {}; cu_q must rise from 0 to the number of rows",            \
-        op ": sequence {} has kv_len={}; it must be at least its {} query rows, and its pages hold {}",      \
-        op                                                                                                   \
-        ": position {} of sequence {} is in page {}, outside the cache of {} slots; fill the page table up " \
-        "to kv_len"                                                                                          \
-  }
-
 }  // namespace
 }  // namespace weft::kernels
 
@@ -366,14 +331,23 @@ namespace weft::ops::cuda {
 using namespace weft::kernels;  // the other half of this file
 
 void paged_attention(const PagedAttentionArgs& args, ExecContext& context) {
+  const CudaContext& cuda = cuda_context(context);
   int32_t first_seq = 0;
+  int32_t end_seq = args.batch.max_seqs;
+  const int32_t num_prefill_seqs = std::min(args.num_prefill_seqs, end_seq);
+  const bool is_fast = fast_gqa_serves(args);
+  if (is_fast && cuda.has_clusters) {
+    if (num_prefill_seqs < end_seq) gqa_decode(cuda, args, num_prefill_seqs);
+    end_seq = num_prefill_seqs;
+  }
 #if WEFT_HAS_FLASHINFER
   if (flashinfer_serves(args)) {
-    flashinfer_paged_attention(cuda_context(context), args);
-    first_seq = args.num_prefill_seqs;
-    if (first_seq >= args.batch.max_seqs) return;
+    flashinfer_paged_attention(cuda, args);
+    first_seq = num_prefill_seqs;
   }
 #endif
+  if (first_seq >= end_seq) return;
+  if (is_fast) return gqa_prefill(cuda, args, first_seq, end_seq);
   Attention a{};
   a.out = float_view(args.out);
   a.q = float_view(args.q);
@@ -390,13 +364,16 @@ void paged_attention(const PagedAttentionArgs& args, ExecContext& context) {
   a.group = a.heads / args.k_cache.shape[1];
   a.batch = args.batch;
   a.first_seq = first_seq;
-  a.end_seq = args.batch.max_seqs;
+  a.end_seq = end_seq;
   a.scale = args.scale;
-  launch_attention<false>("paged_attention", cuda_context(context), WEFT_ATTENTION_TEXTS("paged_attention"),
-                          a, args.k_cache.dtype);
+  launch_attention<false>("paged_attention", cuda, WEFT_ATTENTION_TEXTS("paged_attention"), a,
+                          args.k_cache.dtype);
 }
 
 void mla_decode(const MlaDecodeArgs& args, ExecContext& context) {
+  if (cuda_context(context).has_clusters && mla_decode_serves(args)) {
+    return kernels::mla_decode(cuda_context(context), args);
+  }
   Attention a{};
   a.out = float_view(args.out);
   a.q = float_view(args.q_nope);

@@ -17,7 +17,8 @@ using device::cuda::OpSite;
 
 inline CudaContext& cuda_context(device::ExecContext& context) { return static_cast<CudaContext&>(context); }
 
-/// One dimension of blocks, or two; and the shared memory that the kernel asks for with dynamic_shared().
+/// One dimension of blocks, or two; the shared memory that the kernel asks for with dynamic_shared(); and how
+/// many blocks along x make a cluster (cluster.cuh).
 struct LaunchShape {
   dim3 grid{1};
   dim3 block{1};

@@ -2,8 +2,8 @@
 //
 // The order of falling probability is never made: weights are floats in [0, 1], whose bits rise with them, so
 // the token at which a count or a mass is reached is found by a radix descent over histograms of what the
-// bits fall short of those of 1: first by octaves cut in 32, which few tokens share, then by nine bits, and by
-// nine. Masses are whole numbers, so sums are exact, and a token does not depend on how many threads add
+// bits fall short of those of 1: first by octaves cut in 32, which few tokens share, then by nine bits, and
+// by nine. Masses are whole numbers, so sums are exact, and a token does not depend on how many threads add
 // them up.
 #include "kernels/sampling/row_slice.cuh"
 #include "ops/cuda/kernels.h"

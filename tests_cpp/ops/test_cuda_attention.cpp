@@ -14,6 +14,8 @@ using CudaAttentionTest = CudaOpTest;
 
 constexpr DType kDTypes[] = {DType::kF32, DType::kBF16, DType::kF16};
 constexpr double kAbsolute = 2e-5;
+/// Tensor cores round a softmax's weights to the dtype of the values, which lie in [-1, 1).
+double absolute_of(DType dtype) { return dtype == DType::kF32 ? kAbsolute : 2 * unit_roundoff(dtype); }
 
 /// `batch` in the memory of a side.
 ops::SequenceBatch on_side(Side& side, PagedBatch& batch) {
@@ -72,9 +74,116 @@ TEST_F(CudaAttentionTest, PagedAttentionMatches) {
                                                 .batch = on_side(s, batch),
                                                 .scale = 0.3F});
             },
-            2 * unit_roundoff(dtype), kAbsolute);
+            2 * unit_roundoff(dtype), absolute_of(dtype));
       }
     }
+  }
+}
+
+struct Heads {
+  int64_t q, kv, dim;
+};
+/// paged_attention of `batch` on a side, with padding rows and NaN where nothing may be read.
+void enqueue_attention(Side& s, PagedBatch& batch, DType dtype, const Heads& h, int32_t num_prefill_seqs) {
+  const int64_t rows = batch.num_rows() + 3;
+  const auto q = HostTensor(dtype, {rows, h.q, h.dim}, {(h.q + 1) * h.dim, h.dim, 1}).fill_normal(2);
+  const HostTensor out(dtype, {rows, h.q, h.dim});
+  ops::paged_attention(s.stream(),
+                       {.out = s.out(out),
+                        .q = s.in(q),
+                        .k_cache = with_heads(s.in(cache_of(batch, dtype, h.kv * h.dim, 3)), h.kv),
+                        .v_cache = with_heads(s.in(cache_of(batch, dtype, h.kv * h.dim, 4)), h.kv),
+                        .batch = on_side(s, batch),
+                        .num_prefill_seqs = num_prefill_seqs,
+                        .scale = 0.2F});
+}
+void expect_attention_matches(PagedBatch& batch, DType dtype, const Heads& h, int32_t num_prefill_seqs = 0) {
+  SCOPED_TRACE(std::string(dtype_name(dtype)) + " q=" + std::to_string(h.q) + " kv=" + std::to_string(h.kv) +
+               " dim=" + std::to_string(h.dim));
+  expect_twins([&](Side& s) { enqueue_attention(s, batch, dtype, h, num_prefill_seqs); },
+               2 * unit_roundoff(dtype), absolute_of(dtype));
+}
+
+const std::vector<SequenceLengths> kDecode = {{1, 1},   {1, 16}, {1, 17}, {1, 64},  {1, 65}, {0, 0},
+                                              {1, 130}, {4, 4},  {3, 90}, {2, 513}, {1, 600}};
+
+TEST_F(CudaAttentionTest, DecodeRowsOfAnyGroupMatch) {
+  for (const int64_t group : {1, 2, 3, 4, 5, 7, 8, 16, 20}) {
+    PagedBatch batch(kDecode, group % 2 == 0 ? 16 : 3, 21);
+    expect_attention_matches(batch, DType::kBF16, {group * 2, 2, 128});
+  }
+}
+
+TEST_F(CudaAttentionTest, DecodeRowsOfAnyWidthMatch) {
+  for (const int64_t dim : {64, 128, 256}) {
+    for (const int64_t group : {2, 16}) {
+      for (const DType dtype : {DType::kBF16, DType::kF16}) {
+        PagedBatch batch(kDecode, dim == 64 ? 1 : 64, 22);
+        expect_attention_matches(batch, dtype, {group, 1, dim});
+      }
+    }
+  }
+}
+
+TEST_F(CudaAttentionTest, DecodeRowsMatchHoweverManyBlocksShareASequence) {
+  for (const int64_t kv_heads : {1, 3, 9, 20, 40}) {
+    PagedBatch batch({{1, 300}, {1, 40}, {1, 129}}, 16, 23, 4);
+    expect_attention_matches(batch, DType::kBF16, {kv_heads * 2, kv_heads, 64});
+  }
+  for (const int64_t kv_len : {1, 64, 129, 1100}) {
+    PagedBatch batch({{1, kv_len}}, 16, 23, 0);
+    expect_attention_matches(batch, DType::kBF16, {12, 1, 128});
+  }
+}
+
+TEST_F(CudaAttentionTest, PromptsBeforeADecodeTailMatch) {
+  PagedBatch batch({{40, 40}, {70, 200}, {1, 33}, {1, 300}}, 16, 24);
+  for (const int32_t num_prefill_seqs : {0, 1, 2, 4, 100}) {
+    expect_attention_matches(batch, DType::kBF16, {8, 2, 128}, num_prefill_seqs);
+  }
+}
+
+TEST_F(CudaAttentionTest, PromptsOfAnyWidthMatch) {
+  for (const Heads& h : {Heads{3, 1, 64}, Heads{8, 2, 64}, Heads{2, 2, 256}, Heads{5, 1, 256}}) {
+    PagedBatch batch({{70, 70}, {0, 0}, {1, 90}, {33, 161}}, h.kv == 1 ? 3 : 16, 26);
+    expect_attention_matches(batch, h.q == 3 ? DType::kF16 : DType::kBF16, h, 6);
+  }
+}
+
+TEST_F(CudaAttentionTest, ARowHasTheSameBitsInEveryBatchOnEachSideOfTheTail) {
+  const Heads h{8, 2, 128};
+  int32_t num_prefill_seqs = 0;
+  const auto run = [&](std::vector<SequenceLengths> sequences, int64_t page_size, int64_t first_position) {
+    const auto spare = static_cast<int32_t>(6 - sequences.size());
+    PagedBatch batch(std::move(sequences), page_size, 25, spare);
+    HostTensor q(DType::kBF16, {batch.num_rows(), h.q, h.dim});
+    for (int64_t r = 0; r < batch.num_rows(); ++r) {
+      for (int64_t c = 0; c < h.q * h.dim; ++c)
+        q.set(r * h.q * h.dim + c, content(6, 0, first_position + r, c));
+    }
+    const HostTensor out(DType::kBF16, {batch.num_rows(), h.q, h.dim});
+    return on_cuda([&](Side& s) {
+      ops::paged_attention(s.stream(),
+                           {.out = s.out(out),
+                            .q = s.in(q),
+                            .k_cache = with_heads(s.in(cache_of(batch, DType::kBF16, h.kv * h.dim, 7)), h.kv),
+                            .v_cache = with_heads(s.in(cache_of(batch, DType::kBF16, h.kv * h.dim, 8)), h.kv),
+                            .batch = on_side(s, batch),
+                            .num_prefill_seqs = num_prefill_seqs,
+                            .scale = 0.2F});
+    })[0];
+  };
+  const int64_t width = h.q * h.dim;
+  for (const int32_t prefill : {0, 6}) {
+    num_prefill_seqs = prefill;
+    const HostTensor alone = run({{1, 301}}, 16, 300);
+    const auto expect_row = [&](const HostTensor& other, int64_t row) {
+      for (int64_t c = 0; c < width; ++c) ASSERT_EQ(other.bits(row * width + c), alone.bits(c)) << c;
+    };
+    expect_row(run({{1, 301}}, 16, 300), 0);
+    expect_row(run({{1, 301}, {1, 3}, {1, 700}, {1, 64}}, 1, 300), 0);
+    expect_row(run({{3, 301}, {2, 17}}, 64, 298), 2);
+    expect_row(run({{70, 301}}, 16, 231), 69);
   }
 }
 
@@ -152,6 +261,38 @@ TEST_F(CudaAttentionTest, MlaMatches) {
                                             .scale = 0.2F});
             },
             2 * unit_roundoff(dtype), kAbsolute);
+      }
+    }
+  }
+}
+
+TEST_F(CudaAttentionTest, MlaDecodeOfDeepSeekWidthsMatches) {
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    for (const int64_t heads : {16, 5, 40}) {
+      for (const int32_t first_seq : {0, 2}) {
+        SCOPED_TRACE(std::string(dtype_name(dtype)) + " heads=" + std::to_string(heads) +
+                     " first_seq=" + std::to_string(first_seq));
+        PagedBatch batch({{5, 5}, {1, 1}, {1, 33}, {0, 0}, {3, 70}, {1, 300}}, heads == 16 ? 16 : 3, 31);
+        const int64_t rows = batch.num_rows() + 2;
+        const auto q = HostTensor(dtype, {rows, heads, 512 + 64}).fill_normal(32, 0.3);
+        const HostTensor out(dtype, {rows, heads, 512});
+        expect_twins(
+            [&](Side& s) {
+              const TensorView queries = s.in(q);
+              TensorView nope = queries;
+              nope.shape[2] = 512;
+              TensorView rope = queries;
+              rope.shape[2] = 64;
+              rope.data = static_cast<char*>(queries.data) + 512 * dtype_size(dtype);
+              ops::mla_decode(s.stream(), {.out = s.out(out),
+                                           .q_nope = nope,
+                                           .q_rope = rope,
+                                           .cache = s.in(cache_of(batch, dtype, 512 + 64, 10)),
+                                           .batch = on_side(s, batch),
+                                           .first_seq = first_seq,
+                                           .scale = 0.2F});
+            },
+            2 * unit_roundoff(dtype), absolute_of(dtype));
       }
     }
   }

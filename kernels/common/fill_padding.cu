@@ -1,4 +1,3 @@
-// fill_padding.
 #include "kernels/common/launch.cuh"
 #include "kernels/common/types.cuh"
 #include "ops/cuda/kernels.h"
@@ -7,11 +6,6 @@ namespace weft::kernels {
 namespace {
 
 constexpr int kThreads = 256;
-
-LaunchShape flat_shape(int64_t n) {
-  return {.grid = dim3(grid_x(ceil_div<int64_t>(n, kThreads))), .block = dim3(kThreads)};
-}
-__device__ inline int64_t flat_index() { return int64_t{blockIdx.x} * kThreads + threadIdx.x; }
 
 // A block a row.
 __global__ void fill_padding_kernel(OpSite site, uint8_t* x, int64_t row_stride, int64_t num_bytes,
