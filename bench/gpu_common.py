@@ -264,6 +264,7 @@ def ask(engine: weft.Engine, prompts: Prompts, output: int | Sequence[int], temp
 
 # Of a token's log-probability in bf16, the GPU's against the CPU's.
 MAX_ERROR = 0.05
+MAX_ERROR_WITH_EXPERTS = 0.15  # a near tie of bf16 scores may choose another expert
 
 
 def check(shape: Shape, directory: str) -> float:
@@ -294,7 +295,7 @@ def check(shape: Shape, directory: str) -> float:
         output, got = logprobs(flags, None)
         _, want = logprobs({"device": "cpu"}, output)
         worst = max(worst, *(abs(a - b) for a, b in zip(got, want, strict=True)))
-    if not worst <= MAX_ERROR:
+    if not worst <= (MAX_ERROR_WITH_EXPERTS if shape.num_experts else MAX_ERROR):
         sys.exit(f"{shape.title}: a log-probability is wrong by {worst}")
     return worst
 

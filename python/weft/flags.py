@@ -200,4 +200,5 @@ def unknown_flag_message(name: str, known: Sequence[str]) -> str:
     longer = [other for other in known if other.startswith(name)]
     close = longer if len(longer) == 1 else difflib.get_close_matches(name, known, n=1, cutoff=0.75)
     hint = f"; did you mean {close[0]}?" if close else "; --help lists the flags"
-    return f"unknown flag {name}{hint} (flags cannot be abbreviated)"
+    shown = name if name.isprintable() else repr(name)
+    return f"unknown flag {shown}{hint} (flags cannot be abbreviated)"
