@@ -52,8 +52,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"{right} of {total} right\n\nWhat each rank ran:\n")
         print(stats_table(engine.stats()))
     if timeline:
-        meaning = "A, B: the micro-batch a stream works on" if overlap(timeline) else "-: the stream works"
-        print(f"\nOne step ({meaning}; a blank waits):\n")
+        print("\nOne step (A, B: the micro-batch a stream works on; a blank waits):\n")
         print(picture(timeline))
         write_trace(timeline, options.trace)
         print(f"\nA trace of it, for https://ui.perfetto.dev: {options.trace.resolve()}")
