@@ -1,5 +1,6 @@
 # The CUDA backend. WEFT_CUDA: AUTO takes nvcc if there is one, ON insists, OFF leaves it out; EMULATED compiles
-# device/cuda and kernels/ as C++ against cuda_emulation/, which runs them on the CPU, thread by thread.
+# device/cuda and kernels/ as C++ against tests_cpp/support/cuda_emulation/, which runs them on the CPU, thread by
+# thread.
 if(NOT WEFT_CUDA MATCHES "^(AUTO|ON|OFF|EMULATED)$")
   message(FATAL_ERROR "WEFT_CUDA=${WEFT_CUDA} is not a choice; use AUTO, ON, OFF or EMULATED")
 endif()
@@ -44,7 +45,7 @@ function(weft_add_cuda target)
   target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR})
   target_compile_definitions(${target} PUBLIC WEFT_CUDA=1)
   if(WEFT_CUDA STREQUAL "EMULATED")
-    file(GLOB emulation_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cuda_emulation/*.cpp)
+    file(GLOB emulation_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests_cpp/support/cuda_emulation/*.cpp)
     target_sources(${target} PRIVATE ${emulation_sources})
   endif()
   weft_use_cuda(${target} ${kernel_sources})
@@ -104,7 +105,7 @@ function(weft_use_cuda target)
   if(WEFT_CUDA STREQUAL "EMULATED")
     # nvcc's warnings are what kernels are held to.
     set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++;-w")
-    target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/cuda_emulation)
+    target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/tests_cpp/support/cuda_emulation)
     target_compile_definitions(${target} PRIVATE WEFT_CUDA_EMULATED=1)
   else()
     # CMake 3.25 ignores CUDA_STANDARD 20, so the option is given by hand. Constants and constexpr functions of

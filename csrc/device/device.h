@@ -277,7 +277,7 @@ struct CudaGpu {
 [[nodiscard]] size_t cuda_total_bytes(int ordinal);
 /// What of it nobody uses now; takes a context.
 [[nodiscard]] size_t cuda_free_bytes(int ordinal);
-/// True in a build whose "GPU" is the CPU (cuda_emulation/).
+/// True in a build whose "GPU" is the CPU (tests_cpp/support/cuda_emulation/).
 [[nodiscard]] bool cuda_is_emulated();
 #endif
 

@@ -7,9 +7,9 @@
 #include "ops/attention.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
+#include "ops/fill_padding.h"
 #include "ops/gemm.h"
 #include "ops/sampling.h"
-#include "ops/token_feed.h"
 
 namespace weft::exec {
 namespace {

@@ -4,9 +4,9 @@
 
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
+#include "ops/fill_padding.h"
 #include "ops/rms_norm.h"
 #include "ops/rope_write.h"
-#include "ops/token_feed.h"
 #include "support/twin_ops.h"
 
 namespace weft::test {

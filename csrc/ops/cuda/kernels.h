@@ -5,13 +5,13 @@
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/experts.h"
+#include "ops/fill_padding.h"
 #include "ops/gemm.h"
 #include "ops/moe.h"
 #include "ops/rms_norm.h"
 #include "ops/rope_write.h"
 #include "ops/sampling.h"
 #include "ops/scatter_blocks.h"
-#include "ops/token_feed.h"
 
 /// What a CUDA device runs for each op: host functions that launch kernels (kernels/) on the context's
 /// stream. Shapes and dtypes have been checked by the op; what only device memory tells is checked by the

@@ -1,4 +1,4 @@
-#include "ops/cpu/token_feed.h"
+#include "ops/cpu/fill_padding.h"
 
 #include <cstring>
 

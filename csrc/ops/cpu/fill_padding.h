@@ -1,6 +1,6 @@
 #pragma once
 
-#include "ops/token_feed.h"
+#include "ops/fill_padding.h"
 
 namespace weft::ops::cpu {
 

@@ -14,8 +14,8 @@
 #include <tuple>
 #include <utility>
 
-#include "cuda_emulation/block.h"
 #include "device/device.h"
+#include "tests_cpp/support/cuda_emulation/block.h"
 
 // NOLINTBEGIN: names are CUDA's.
 

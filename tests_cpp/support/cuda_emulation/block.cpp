@@ -1,4 +1,4 @@
-#include "cuda_emulation/block.h"
+#include "tests_cpp/support/cuda_emulation/block.h"
 
 #include <sys/mman.h>
 

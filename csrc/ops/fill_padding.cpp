@@ -1,10 +1,11 @@
-#include "ops/token_feed.h"
+#include "ops/fill_padding.h"
 
 #include "base/error.h"
 #include "ops/backend.h"
-#include "ops/cpu/token_feed.h"
+#include "ops/cpu/fill_padding.h"
 
 namespace weft::ops {
+
 void fill_padding(Stream& stream, const FillPaddingArgs& args) {
   WEFT_CHECK(args.x.rank == 2, "fill_padding: x is {}, expected two dimensions", args.x.describe());
   if (args.x.numel() == 0) return;
