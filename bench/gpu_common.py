@@ -264,7 +264,8 @@ def ask(engine: weft.Engine, prompts: Prompts, output: int | Sequence[int], temp
 
 # Of a token's log-probability in bf16, the GPU's against the CPU's.
 MAX_ERROR = 0.05
-MAX_ERROR_WITH_EXPERTS = 0.15  # a near tie of bf16 scores may choose another expert
+# A near tie of bf16 scores may choose another expert: of Qwen3-30B-A3B, one CPU rank and two differ by 0.09.
+MAX_ERROR_WITH_EXPERTS = 0.15
 
 
 def check(shape: Shape, directory: str) -> float:
