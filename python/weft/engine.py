@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, overload
 import numpy as np
 
 from weft import _weft
-from weft.core_config import MAX_TOP_LOGPROBS, memory_ledger, runtime_config
+from weft.core_config import MAX_TOP_LOGPROBS, runtime_config
 from weft.engine_config import EngineConfig, resolve
 from weft.errors import WeftError
 from weft.model_info import model_directory
@@ -301,8 +301,9 @@ class CompiledCore:
     def __init__(
         self, config: EngineConfig, *, poison: bool = False, dispatch_chunk_rows: int = 1024, num_threads: int = 0
     ) -> None:
-        _log.info("memory of each rank:\n%s", ledger_table(memory_ledger(config)))
-        self._runtime = _weft.Runtime(runtime_config(config, poison, dispatch_chunk_rows, num_threads))
+        core = runtime_config(config, poison, dispatch_chunk_rows, num_threads)
+        _log.info("memory of each rank:\n%s", ledger_table(_weft.memory_ledger(core)))
+        self._runtime = _weft.Runtime(core)
 
     def submit(self, step: Step) -> int:
         admissions = [
