@@ -7,6 +7,12 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# Of CUDA kernels, where ./dev puts them: without these, native kernels alone are measured.
+HEADERS = {
+    "cublas": "WEFT_CUBLAS_INCLUDE_DIR",
+    "flashinfer": "WEFT_FLASHINFER_DIR",
+    "deepgemm": "WEFT_DEEPGEMM_DIR",
+}
 
 
 def build(target: str) -> Path:
@@ -16,9 +22,9 @@ def build(target: str) -> Path:
         cmake = ["cmake"]
     folder = ROOT / "build" / "bench"
     options = ["-DCMAKE_BUILD_TYPE=Release", "-DWEFT_BUILD_BENCH=ON"]
-    cublas = ROOT / "build" / "headers" / "cublas"  # where ./dev put it, if it did
-    if cublas.exists():
-        options.append(f"-DWEFT_CUBLAS_INCLUDE_DIR={cublas}")
+    for name, option in HEADERS.items():
+        if (headers := ROOT / "build" / "headers" / name).exists():
+            options.append(f"-D{option}={headers}")
     for command in (
         [*cmake, "-S", str(ROOT), "-B", str(folder), *options],
         [*cmake, "--build", str(folder), "--target", target, "-j", str(os.cpu_count())],

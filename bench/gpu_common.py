@@ -271,7 +271,7 @@ MAX_ERROR_WITH_EXPERTS = 0.15
 def check(shape: Shape, directory: str) -> float:
     """Two layers and a small vocabulary, on the GPU and on the CPU: the largest difference of a log-probability.
 
-    Prompts alone and together, from graphs and eager. Stops the program if it is too large.
+    Three prompts at once, with graphs, then eager and in chunks of 64. Stops the program if it is too large.
     """
     write_config(shape, directory, num_hidden_layers=2, vocab_size=2048)
     prompts = [ids[:n] for ids, n in zip(make_prompts(3, 70, 2048), (70, 33, 1), strict=True)]

@@ -70,6 +70,8 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.profile and options.json:
+        parser.error("--profile prints tables; leave --json out")
     need_gpu("gpu_decode")
     about, errors = machine(), check_all(options.model)
     if not options.json:

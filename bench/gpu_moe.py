@@ -13,8 +13,7 @@ early behind each other, so it may be less than their sum.
     torch     PyTorch: the same steps, experts one after another in a CUDA graph, for one fixed routing
     ratio     torch / block
 
-Needs torch with CUDA. --program: a bench_moe that was built with the headers of DeepGEMM (./dev build --preset cuda
-with -DWEFT_BUILD_BENCH=ON); otherwise one without them is built.
+Needs torch with CUDA. --program: a bench_moe that is built already.
 """
 
 import argparse

@@ -6,11 +6,11 @@ Shapes of Qwen3-0.6B, Qwen3-8B and Qwen3-30B-A3B with dummy bf16 weights. Each r
 Its first answer must have the tokens that it was asked for.
 
     import     from the start of Python to weft being imported
-    engine     weft.Engine(): the sizes, the GPU's context, kernels, memory and weights
+    engine     weft.Engine(): the sizes, the GPU's context, kernels, memory, weights and decode graphs
     first      the first answer, of one token to one short prompt
-    batch      eight tokens each of 128 prompts: the graph of that batch is captured
+    batch      eight tokens each of 128 prompts
     total      all of these, until a batch is served
-    weights_GB, GB/s   what the weights take, and the rate over the whole of `engine`
+    weights_GB, GB/s   the weights without the embedding, and their rate over the whole of `engine`
     vllm, sglang   vLLM 0.26.0 and SGLang 0.5.17 until they are ready, on one H200; at_least, goal: of weft there
 """
 
@@ -27,6 +27,7 @@ from gpu_common import (
     PEERS,
     SHAPES,
     Table,
+    ask,
     machine,
     make_engine,
     make_prompts,
@@ -57,11 +58,7 @@ def run_once(name: str, started: float) -> None:
 
             phase("engine")
             for what, count, output in (("first", 1, 1), ("batch", BATCH, 8)):
-                prompts = make_prompts(count, 16, vocab)
-                params = {"temperature": 0.0, "max_new_tokens": output, "ignore_eos": True}
-                answers = engine.generate(input_ids=prompts, sampling_params=params)
-                if any(len(answer["output_ids"]) != output for answer in answers):
-                    sys.exit("startup: weft gave another number of tokens than asked for")
+                ask(engine, make_prompts(count, 16, vocab), output)
                 phase(what)
     print(json.dumps(times))
 
