@@ -53,4 +53,18 @@ void check_writable_rows(std::string_view op, std::string_view name, const Tenso
   }
 }
 
+void check_input(std::string_view op, std::string_view name, const TensorView& view, DType dtype,
+                 std::initializer_list<int64_t> shape) {
+  check_shape(op, name, view, shape);
+  check_dtype(op, name, view, dtype);
+  check_dense_rows(op, name, view);
+}
+
+void check_output(std::string_view op, std::string_view name, const TensorView& view, DType dtype,
+                  std::initializer_list<int64_t> shape) {
+  check_shape(op, name, view, shape);
+  check_dtype(op, name, view, dtype);
+  check_writable_rows(op, name, view);
+}
+
 }  // namespace weft::ops

@@ -20,5 +20,11 @@ void check_compute_dtype(std::string_view op, std::string_view name, const Tenso
 void check_dense_rows(std::string_view op, std::string_view name, const TensorView& view);
 /// Dense rows that do not overlap: what an op may write in parallel.
 void check_writable_rows(std::string_view op, std::string_view name, const TensorView& view);
+/// An input of this dtype and shape (-1 stands for any extent), its rows dense.
+void check_input(std::string_view op, std::string_view name, const TensorView& view, DType dtype,
+                 std::initializer_list<int64_t> shape);
+/// An output of this dtype and shape, its rows writable in parallel.
+void check_output(std::string_view op, std::string_view name, const TensorView& view, DType dtype,
+                  std::initializer_list<int64_t> shape);
 
 }  // namespace weft::ops

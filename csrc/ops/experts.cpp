@@ -1,6 +1,5 @@
 #include "ops/experts.h"
 
-#include <initializer_list>
 #include <tuple>
 #include <utility>
 
@@ -11,17 +10,6 @@
 #include "ops/cpu/kernels.h"
 
 namespace weft::ops {
-namespace {
-
-void check_i32(const char* op, const char* name, const TensorView& view,
-               std::initializer_list<int64_t> shape) {
-  check_shape(op, name, view, shape);
-  check_dtype(op, name, view, DType::kI32);
-  check_dense_rows(op, name, view);
-}
-
-}  // namespace
-
 int32_t expert_alignment(device::Backend backend, const ExpertSizes& sizes) {
 #if WEFT_CUDA
   if (backend == device::Backend::kCuda) return cuda::expert_alignment(sizes);
@@ -46,8 +34,8 @@ void expert_ffn(Stream& stream, const ExpertFfnArgs& args) {
     check_dtype(kOp, name, *view, args.x.dtype);
     check_dense_rows(kOp, name, *view);
   }
-  check_i32(kOp, "offsets", args.offsets, {experts + 1});
-  check_i32(kOp, "source", args.source, {-1});
+  check_input(kOp, "offsets", args.offsets, DType::kI32, {experts + 1});
+  check_input(kOp, "source", args.source, DType::kI32, {-1});
   const int64_t max_rows = args.source.shape[0];
   for (const auto& [name, view, columns] :
        {std::tuple{"out", &args.out, hidden}, std::tuple{"copies", &args.copies, hidden},

@@ -1,7 +1,5 @@
 #include "ops/moe.h"
 
-#include <initializer_list>
-
 #include "base/error.h"
 #include "ops/accesses.h"
 #include "ops/backend.h"
@@ -9,24 +7,6 @@
 #include "ops/cpu/kernels.h"
 
 namespace weft::ops {
-namespace {
-
-void check_input(const char* op, const char* name, const TensorView& view, DType dtype,
-                 std::initializer_list<int64_t> shape) {
-  check_shape(op, name, view, shape);
-  check_dtype(op, name, view, dtype);
-  check_dense_rows(op, name, view);
-}
-
-void check_output(const char* op, const char* name, const TensorView& view, DType dtype,
-                  std::initializer_list<int64_t> shape) {
-  check_shape(op, name, view, shape);
-  check_dtype(op, name, view, dtype);
-  check_writable_rows(op, name, view);
-}
-
-}  // namespace
-
 void moe_permute(Stream& stream, const PermuteArgs& args) {
   constexpr const char* kOp = "moe_permute";
   check_input(kOp, "ids", args.ids, DType::kI32, {-1, -1});

@@ -1,5 +1,3 @@
-#include <initializer_list>
-
 #include "base/error.h"
 #include "ops/accesses.h"
 #include "ops/backend.h"
@@ -10,20 +8,6 @@
 
 namespace weft::ops {
 namespace {
-
-void check_input(const char* op, const char* name, const TensorView& view, DType dtype,
-                 std::initializer_list<int64_t> shape) {
-  check_shape(op, name, view, shape);
-  check_dtype(op, name, view, dtype);
-  check_dense_rows(op, name, view);
-}
-
-void check_output(const char* op, const char* name, const TensorView& view, DType dtype,
-                  std::initializer_list<int64_t> shape) {
-  check_shape(op, name, view, shape);
-  check_dtype(op, name, view, dtype);
-  check_writable_rows(op, name, view);
-}
 
 void check_route(const char* op, const RouteArgs& args) {
   check_input(op, "logits", args.logits, DType::kF32, {-1, -1});
