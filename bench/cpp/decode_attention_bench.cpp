@@ -9,9 +9,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <numeric>
 #include <random>
@@ -19,19 +17,18 @@
 #include <vector>
 
 #include "base/dtype.h"
-#include "base/error.h"
 #include "device/device.h"
+#include "gpu_bench.h"
 #include "ops/attention.h"
 
 namespace weft {
 namespace {
 
-using Clock = std::chrono::steady_clock;
+using bench::kDeadline;
 using device::TensorView;
 
 constexpr int64_t kPageSize = 16;
 constexpr int64_t kCacheBytes = int64_t{1} << 30;  // of keys; values have as much again
-constexpr auto kDeadline = std::chrono::minutes(1);
 
 struct Case {
   int64_t batch, kv_len;
@@ -105,19 +102,7 @@ class Bench {
     enqueue(0);
     const double error = max_error(c, table);
     const int count = c.num_bytes() > 1e8 ? 16 : 64;
-    stream_->begin_capture();
-    for (int i = 0; i < count; ++i) enqueue(i);
-    const auto graph = stream_->end_capture();
-    std::vector<double> times;
-    for (int i = 0; i < 8; ++i) {
-      const auto start = Clock::now();
-      stream_->replay(*graph);
-      stream_->wait_idle(kDeadline);
-      const std::chrono::duration<double, std::micro> passed = Clock::now() - start;
-      if (i > 0) times.push_back(passed.count() / count);
-    }
-    std::sort(times.begin(), times.end());
-    return {times[times.size() / 2], error};
+    return {bench::median_us(*stream_, count, 7, enqueue), error};
   }
 
  private:
@@ -188,13 +173,7 @@ class Bench {
 
   template <class T>
   device::Buffer upload(const std::vector<T>& from) {
-    const size_t num_bytes = from.size() * sizeof(T);
-    device::Buffer buffer = device_.allocate(num_bytes, "bench");
-    const auto host = device_.allocate_host(num_bytes, "staging");
-    std::memcpy(host.data(), from.data(), num_bytes);
-    stream_->copy(buffer.data(), host.data(), num_bytes);
-    stream_->wait_idle(kDeadline);
-    return buffer;
+    return bench::upload(device_, *stream_, from);
   }
   const int32_t* array(const std::vector<int32_t>& from) {
     arrays_.push_back(upload(from));
@@ -238,11 +217,4 @@ int run(double terabytes_a_second) {
 }  // namespace
 }  // namespace weft
 
-int main(int argc, char** argv) {
-  try {
-    return weft::run(argc > 1 ? std::atof(argv[1]) : 4.1);
-  } catch (const weft::Error& error) {
-    fmt::print(stderr, "{}\n", error.what());
-    return 1;
-  }
-}
+int main(int argc, char** argv) { return weft::bench::main_of(argc, argv, 4.1, &weft::run); }

@@ -9,39 +9,30 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <numeric>
 #include <random>
 #include <vector>
 
 #include "base/dtype.h"
-#include "base/error.h"
 #include "device/device.h"
+#include "gpu_bench.h"
 #include "ops/attention.h"
 
 namespace weft {
 namespace {
 
-using Clock = std::chrono::steady_clock;
+using bench::as_double;
+using bench::kDeadline;
 using device::TensorView;
 
 constexpr int64_t kLatent = 512;
 constexpr int64_t kPageSize = 16;
-constexpr auto kDeadline = std::chrono::minutes(1);
 
 struct Case {
   int64_t rows, prefix, heads;
 };
-
-double as_double(uint16_t bf16) {
-  const uint32_t bits = static_cast<uint32_t>(bf16) << 16;
-  float value = 0;
-  std::memcpy(&value, &bits, sizeof(value));
-  return static_cast<double>(value);
-}
 
 /// Normal numbers times `scale`, cut to bf16.
 std::vector<uint16_t> values(int64_t count, unsigned seed, float scale) {
@@ -109,19 +100,7 @@ class Bench {
 
   /// Microseconds of a run among `count` in one graph: the median of five.
   double time_us(int count) {
-    stream_->begin_capture();
-    for (int i = 0; i < count; ++i) attend();
-    const auto graph = stream_->end_capture();
-    std::vector<double> times;
-    for (int i = 0; i < 6; ++i) {
-      const auto start = Clock::now();
-      stream_->replay(*graph);
-      stream_->wait_idle(kDeadline);
-      const std::chrono::duration<double, std::micro> passed = Clock::now() - start;
-      if (i > 0) times.push_back(passed.count() / count);
-    }
-    std::sort(times.begin(), times.end());
-    return times[2];
+    return bench::median_us(*stream_, count, 5, [&](int) { attend(); });
   }
 
   [[nodiscard]] double attention_flops() const {
@@ -140,11 +119,7 @@ class Bench {
   }
   template <class T>
   TensorView upload(const std::vector<T>& from, std::initializer_list<int64_t> shape, DType dtype) {
-    buffers_.push_back(device_.allocate(from.size() * sizeof(T), "bench"));
-    const auto host = device_.allocate_host(from.size() * sizeof(T), "staging");
-    std::memcpy(host.data(), from.data(), from.size() * sizeof(T));
-    stream_->copy(buffers_.back().data(), host.data(), from.size() * sizeof(T));
-    stream_->wait_idle(kDeadline);
+    buffers_.push_back(bench::upload(device_, *stream_, from));
     return buffers_.back().view(dtype, shape);
   }
 
@@ -197,11 +172,4 @@ int run(double peak) {
 }  // namespace
 }  // namespace weft
 
-int main(int argc, char** argv) {
-  try {
-    return weft::run(argc > 1 ? std::atof(argv[1]) : 790.0);
-  } catch (const weft::Error& error) {
-    fmt::print(stderr, "{}\n", error.what());
-    return 1;
-  }
-}
+int main(int argc, char** argv) { return weft::bench::main_of(argc, argv, 790.0, &weft::run); }

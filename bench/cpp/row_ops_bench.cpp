@@ -8,10 +8,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <cstdlib>
-#include <cstring>
 #include <functional>
 #include <memory>
 #include <random>
@@ -21,6 +18,7 @@
 #include "base/dtype.h"
 #include "base/error.h"
 #include "device/device.h"
+#include "gpu_bench.h"
 #include "ops/elementwise.h"
 #include "ops/rms_norm.h"
 #include "ops/rope_write.h"
@@ -29,11 +27,10 @@
 namespace weft {
 namespace {
 
-using Clock = std::chrono::steady_clock;
+using bench::kDeadline;
 using device::TensorView;
 using Shape = std::vector<int64_t>;
 
-constexpr auto kDeadline = std::chrono::minutes(1);
 constexpr int64_t kVocab = 151936;
 
 /// A device with tensors of one case.
@@ -44,12 +41,7 @@ class Side {
 
   template <class T>
   TensorView upload(DType dtype, const Shape& shape, const std::vector<T>& values) {
-    const size_t num_bytes = values.size() * sizeof(T);
-    buffers_.push_back(device_->allocate(num_bytes, "bench"));
-    const auto host = device_->allocate_host(num_bytes, "staging");
-    std::memcpy(host.data(), values.data(), num_bytes);
-    stream_->copy(buffers_.back().data(), host.data(), num_bytes);
-    stream_->wait_idle(kDeadline);
+    buffers_.push_back(bench::upload(*device_, *stream_, values));
     TensorView view;
     view.data = buffers_.back().data();
     view.dtype = dtype;
@@ -85,19 +77,7 @@ class Side {
 
   /// Microseconds of one of `count` runs in a graph: the median of seven.
   double time_us(int count, const std::function<void(int)>& run) {
-    stream_->begin_capture();
-    for (int i = 0; i < count; ++i) run(i);
-    const auto graph = stream_->end_capture();
-    std::vector<double> times;
-    for (int i = 0; i < 8; ++i) {
-      const auto start = Clock::now();
-      stream_->replay(*graph);
-      stream_->wait_idle(kDeadline);
-      const std::chrono::duration<double, std::micro> passed = Clock::now() - start;
-      if (i > 0) times.push_back(passed.count() / count);
-    }
-    std::sort(times.begin(), times.end());
-    return times[3];
+    return bench::median_us(*stream_, count, 7, run);
   }
 
  private:
@@ -298,11 +278,4 @@ int run(double tb_per_s) {
 }  // namespace
 }  // namespace weft
 
-int main(int argc, char** argv) {
-  try {
-    return weft::run(argc > 1 ? std::atof(argv[1]) : 4.1);
-  } catch (const weft::Error& error) {
-    fmt::print(stderr, "{}\n", error.what());
-    return 1;
-  }
-}
+int main(int argc, char** argv) { return weft::bench::main_of(argc, argv, 4.1, &weft::run); }
