@@ -214,7 +214,7 @@ class Device {
   /// Zero bytes is legal. Memory is not initialised. Throws Error if there is not enough.
   [[nodiscard]] virtual Buffer allocate(size_t num_bytes, std::string_view name) = 0;
   /// True if the host may read and write buffers of allocate(), while no op uses them.
-  [[nodiscard]] bool host_can_write() const { return backend() != Backend::kCuda; }
+  [[nodiscard]] bool host_can_write() const { return backend() == Backend::kCpu; }
   /// Host memory that copies may run from asynchronously.
   [[nodiscard]] virtual Buffer allocate_host(size_t num_bytes, std::string_view name) = 0;
   [[nodiscard]] virtual std::unique_ptr<Stream> make_stream(std::string name) = 0;

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "device/stream_checks.h"
 
 namespace weft::device::cpu {
 
@@ -56,11 +57,8 @@ std::shared_ptr<GraphState> Capture::finish() {
   active_ = false;
   WEFT_CHECK(spoilt_.empty(), "end_capture: {}", spoilt_);
   for (size_t lane = 1; lane < last_op_.size(); ++lane) {
-    WEFT_CHECK(
-        clock_at(clocks_[0], lane) >= last_op_[lane],
-        "end_capture: stream '{}' joined the capture of stream '{}' but was not joined back; record an "
-        "event after its last op and let '{}' wait for it",
-        graph_->lanes[lane]->stream_name, graph_->lanes[0]->stream_name, graph_->lanes[0]->stream_name);
+    check_joined_back(clock_at(clocks_[0], lane) >= last_op_[lane], graph_->lanes[lane]->stream_name,
+                      graph_->lanes[0]->stream_name);
   }
   graph_->accesses = coalesce(std::move(accesses_));
   return std::exchange(graph_, nullptr);

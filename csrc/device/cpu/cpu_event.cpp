@@ -1,15 +1,13 @@
 #include "device/cpu/cpu_event.h"
 
 #include "base/error.h"
+#include "device/stream_checks.h"
 
 namespace weft::device::cpu {
 
 void CpuEvent::check_on_host(const char* what) const {
-  WEFT_CHECK(
-      record_.capture == nullptr,
-      "{}: the event was recorded inside a capture (of stream '{}'), where nothing runs; record it again "
-      "after end_capture",
-      what, record_.stream->name());
+  check_not_captured(what, record_.capture != nullptr,
+                     record_.stream == nullptr ? std::string_view() : record_.stream->name());
 }
 
 bool CpuEvent::query() const {

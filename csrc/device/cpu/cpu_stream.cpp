@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "device/stream_checks.h"
 
 namespace weft::device::cpu {
 
@@ -13,13 +14,7 @@ CpuGraph::CpuGraph(std::shared_ptr<Core> core, std::shared_ptr<GraphState> state
 void CpuGraph::check_buffers() {
   const uint64_t num_removed = core_->buffers.num_removed();
   if (checked_at_.load() == num_removed) return;
-  for (const auto& buffer : state_->buffers) {
-    WEFT_CHECK(
-        buffer->alive.load(),
-        "{}: the graph uses buffer '{}', which was destroyed; keep it as long as the graph, or capture "
-        "again",
-        core_->options.name, buffer->name);
-  }
+  check_alive(core_->options.name, state_->buffers);
   checked_at_.store(num_removed);
 }
 
@@ -90,15 +85,8 @@ void CpuStream::enqueue(const Op& op) {
   }
 }
 
-CpuEvent& CpuStream::own(Event& event) const {
-  auto* cpu_event = dynamic_cast<CpuEvent*>(&event);
-  WEFT_CHECK(cpu_event != nullptr && cpu_event->core() == core_.get(),
-             "{}: the event belongs to another device", where_);
-  return *cpu_event;
-}
-
 void CpuStream::record(Event& event) {
-  CpuEvent& target = own(event);
+  auto& target = own<CpuEvent>(event, core_, where_, "event");
   EventRecord record;
   record.stream = queue_;
   if (is_capturing()) {
@@ -115,14 +103,10 @@ void CpuStream::record(Event& event) {
 }
 
 void CpuStream::wait(Event& event) {
-  const EventRecord& record = own(event).last_record();
+  const EventRecord& record = own<CpuEvent>(event, core_, where_, "event").last_record();
   const bool capturing = is_capturing();
   if (record.capture == nullptr) {
-    WEFT_CHECK(
-        !capturing,
-        "{}: a wait inside a capture for an event that was {}; record it in the capture, or wait before "
-        "begin_capture",
-        where_, record.stream == nullptr ? "never recorded" : "recorded outside any capture");
+    check_wait_outside_capture(where_, capturing, record.stream != nullptr);
     if (record.stream == nullptr || record.stream == queue_ || core_->drops_wait()) return;
     if (record.stream->progress().completed() < record.position) {
       queue_->push_wait(record.stream, record.position);
@@ -130,11 +114,7 @@ void CpuStream::wait(Event& event) {
     join(clock_, record.clock);
     return;
   }
-  WEFT_CHECK(record.capture->active(),
-             "{}: a wait for an event that was recorded in a capture that has ended; record it again",
-             where_);
-  WEFT_CHECK(!capturing || record.capture == capture_,
-             "{}: a wait for an event of another capture; captures cannot be merged", where_);
+  check_wait_in_capture(where_, record.capture->active(), capturing, record.capture == capture_);
   if (capturing && record.lane == lane_) return;
   if (core_->drops_wait()) return;
   if (!capturing) {
@@ -163,12 +143,10 @@ std::unique_ptr<Graph> CpuStream::end_capture() {
 
 void CpuStream::replay(Graph& graph) {
   WEFT_CHECK(!is_capturing(), "{}: replay on a stream that is capturing", where_);
-  auto* cpu_graph = dynamic_cast<CpuGraph*>(&graph);
-  WEFT_CHECK(cpu_graph != nullptr && cpu_graph->core() == core_.get(),
-             "{}: the graph belongs to another device", where_);
+  auto& cpu_graph = own<CpuGraph>(graph, core_, where_, "graph");
   core_->check_no_capture(where_, "replay");
-  cpu_graph->check_buffers();
-  const auto& state = cpu_graph->state();
+  cpu_graph.check_buffers();
+  const auto& state = cpu_graph.state();
   if constexpr (kChecked) {  // one command with all the graph's accesses, after the graph's last run
     join(clock_, state->last_run);
     core_->order.add(queue_->id(), queue_->num_pushed() + 1, clock_, state->accesses, where_);

@@ -48,7 +48,6 @@ class CpuStream final : public Stream {
   void fill(void* dst, uint8_t value, size_t num_bytes) override;
 
  private:
-  [[nodiscard]] CpuEvent& own(Event& event) const;
   /// What all that is enqueued stands for.
   [[nodiscard]] Clock end_clock() const;
   void run();  // on thread_

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/math.h"
+#include "device/stream_checks.h"
 
 namespace weft::device::cuda {
 
@@ -62,11 +63,7 @@ std::shared_ptr<GraphState> Capture::finish() {
   active_ = false;
   WEFT_CHECK(spoilt_.empty(), "end_capture: {}", spoilt_);
   for (size_t lane = 1; lane < last_op_.size(); ++lane) {
-    WEFT_CHECK(
-        clock_at(clocks_[0], lane) >= last_op_[lane],
-        "end_capture: stream '{}' joined the capture of stream '{}' but was not joined back; record an "
-        "event after its last op and let '{}' wait for it",
-        graph_->lanes[lane], graph_->lanes[0], graph_->lanes[0]);
+    check_joined_back(clock_at(clocks_[0], lane) >= last_op_[lane], graph_->lanes[lane], graph_->lanes[0]);
   }
   return std::exchange(graph_, nullptr);
 }

@@ -1,15 +1,12 @@
 #include "device/cuda/cuda_event.h"
 
 #include "base/error.h"
+#include "device/stream_checks.h"
 
 namespace weft::device::cuda {
 
 void CudaEvent::check_on_host(const char* what) const {
-  WEFT_CHECK(
-      record_.capture == nullptr,
-      "{}: the event was recorded inside a capture (of stream '{}'), where nothing runs; record it again "
-      "after end_capture",
-      what, record_.stream);
+  check_not_captured(what, record_.capture != nullptr, record_.stream);
 }
 
 bool CudaEvent::query() const {

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "device/stream_checks.h"
 
 namespace weft::device::cuda {
 namespace {
@@ -32,13 +33,7 @@ std::vector<std::string> CudaGraph::op_names() const {
 void CudaGraph::check_buffers() {
   const uint64_t num_removed = core_->buffers.num_removed();
   if (checked_at_ == num_removed) return;
-  for (const auto& buffer : state_->buffers) {
-    WEFT_CHECK(
-        buffer->alive.load(),
-        "{}: the graph uses buffer '{}', which was destroyed; keep it as long as the graph, or capture "
-        "again",
-        core_->options.name, buffer->name);
-  }
+  check_alive(core_->options.name, state_->buffers);
   checked_at_ = num_removed;
 }
 
@@ -137,15 +132,8 @@ void CudaStream::enqueue(const Op& op) {
   }
 }
 
-CudaEvent& CudaStream::own(Event& event) const {
-  auto* cuda_event = dynamic_cast<CudaEvent*>(&event);
-  WEFT_CHECK(cuda_event != nullptr && cuda_event->core() == core_.get(),
-             "{}: the event belongs to another device", where_);
-  return *cuda_event;
-}
-
 void CudaStream::record(Event& event) {
-  CudaEvent& target = own(event);
+  auto& target = own<CudaEvent>(event, core_, where_, "event");
   core_->bind();
   EventRecord record{.stream = name_, .handle = handle_.get()};
   if (is_capturing()) {
@@ -161,26 +149,18 @@ void CudaStream::record(Event& event) {
 }
 
 void CudaStream::wait(Event& event) {
-  CudaEvent& target = own(event);
+  auto& target = own<CudaEvent>(event, core_, where_, "event");
   const EventRecord& record = target.last_record();
   const bool capturing = is_capturing();
   core_->bind();
   if (record.capture == nullptr) {
-    WEFT_CHECK(
-        !capturing,
-        "{}: a wait inside a capture for an event that was {}; record it in the capture, or wait before "
-        "begin_capture",
-        where_, record.handle == nullptr ? "never recorded" : "recorded outside any capture");
+    check_wait_outside_capture(where_, capturing, record.handle != nullptr);
     if (record.handle == nullptr || record.handle == handle_.get()) return;
     end_overlap();
     check_cuda(cudaStreamWaitEvent(handle_.get(), target.handle(), 0), "cudaStreamWaitEvent");
     return;
   }
-  WEFT_CHECK(record.capture->active(),
-             "{}: a wait for an event that was recorded in a capture that has ended; record it again",
-             where_);
-  WEFT_CHECK(!capturing || record.capture == capture_,
-             "{}: a wait for an event of another capture; captures cannot be merged", where_);
+  check_wait_in_capture(where_, record.capture->active(), capturing, record.capture == capture_);
   if (capturing && record.lane == lane_) return;
   end_overlap();
   check_cuda(cudaStreamWaitEvent(handle_.get(), target.handle(), 0), "cudaStreamWaitEvent");
@@ -230,14 +210,12 @@ std::unique_ptr<Graph> CudaStream::end_capture() {
 
 void CudaStream::replay(Graph& graph) {
   WEFT_CHECK(!is_capturing(), "{}: replay on a stream that is capturing", where_);
-  auto* cuda_graph = dynamic_cast<CudaGraph*>(&graph);
-  WEFT_CHECK(cuda_graph != nullptr && cuda_graph->core() == core_.get(),
-             "{}: the graph belongs to another device", where_);
+  auto& cuda_graph = own<CudaGraph>(graph, core_, where_, "graph");
   core_->check_no_capture(where_, "replay");
-  cuda_graph->check_buffers();
+  cuda_graph.check_buffers();
   core_->bind();
   if (core_->health.failed().load(std::memory_order_relaxed)) return;
-  const std::shared_ptr<GraphState>& state = cuda_graph->state();
+  const std::shared_ptr<GraphState>& state = cuda_graph.state();
   last_replay_ = state;
   end_overlap();
   const int64_t first = core_->num_ops.load(std::memory_order_relaxed);

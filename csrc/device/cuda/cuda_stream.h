@@ -49,7 +49,6 @@ class CudaStream final : public Stream {
   void fill(void* dst, uint8_t value, size_t num_bytes) override;
 
  private:
-  [[nodiscard]] CudaEvent& own(Event& event) const;
   [[nodiscard]] const OpName* intern(std::string_view op);
   /// Counts an op. True if a test wants it to fail; if it wants it held, that is done.
   [[nodiscard]] bool fails_now(std::string_view lane, std::string_view op, CudaContext& context);

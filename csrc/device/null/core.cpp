@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/math.h"
+#include "device/stream_checks.h"
 
 namespace weft::device::null {
 
@@ -43,11 +44,8 @@ size_t Capture::add_lane(const std::string& stream) {
 std::shared_ptr<Recording> Capture::finish() {
   active = false;
   for (size_t lane = 1; lane < clocks.size(); ++lane) {
-    WEFT_CHECK(
-        clock_at(clocks[0], lane) >= graph->lanes[lane]->ops.size(),
-        "end_capture: stream '{}' joined the capture of stream '{}' but was not joined back; record an event "
-        "after its last op and let '{}' wait for it",
-        graph->streams[lane], graph->streams[0], graph->streams[0]);
+    check_joined_back(clock_at(clocks[0], lane) >= graph->lanes[lane]->ops.size(), graph->streams[lane],
+                      graph->streams[0]);
   }
   graph->accesses = cpu::coalesce(std::move(accesses));
   return std::exchange(graph, nullptr);

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "device/stream_checks.h"
 
 namespace weft::device::null {
 namespace {
@@ -18,12 +19,12 @@ bool covers(const Clock& clock, const Clock& other) {
 
 void NullEvent::check_not_captured() const {
   WEFT_CHECK(record.capture == nullptr, "{}: the event's last record is part of a capture",
-             core->options.name);
+             core_->options.name);
 }
 
 bool NullEvent::reached() const {
   if (!record.set) return true;
-  const auto& queue = core->queues[record.lane];
+  const auto& queue = core_->queues[record.lane];
   return queue == nullptr || queue->cursor.passed(record.mark);
 }
 
@@ -34,11 +35,11 @@ bool NullEvent::query() const {
 
 void NullEvent::wait_idle(std::chrono::milliseconds /*timeout*/) {
   check_not_captured();
-  core->advance();
+  core_->advance();
   WEFT_CHECK(reached(),
              "{}: nothing that the host could wait for ends the wait for an event of stream '{}': {}",
-             core->options.name, core->queues[record.lane]->name, core->where());
-  core->order.host_saw(record.clock);
+             core_->options.name, core_->queues[record.lane]->name, core_->where());
+  core_->order.host_saw(record.clock);
 }
 
 NullStream::NullStream(Device& device, std::shared_ptr<Core> core, const std::string& name)
@@ -65,13 +66,6 @@ NullStream::~NullStream() {
 }
 
 Clock NullStream::end_clock() const { return core_->order.snapshot(id_, num_pushed_, clock_); }
-
-NullEvent& NullStream::own(Event& event) const {
-  auto* null_event = dynamic_cast<NullEvent*>(&event);
-  WEFT_CHECK(null_event != nullptr && null_event->core == core_, "{}: the event belongs to another device",
-             where_);
-  return *null_event;
-}
 
 void NullStream::check_no_capture(std::string_view what) const {
   WEFT_CHECK(core_->capturing == nullptr,
@@ -127,7 +121,7 @@ void NullStream::enqueue(const Op& op) {
 }
 
 void NullStream::record(Event& event) {
-  NullEvent& target = own(event);
+  auto& target = own<NullEvent>(event, core_, where_, "event");
   if (target.awaited && core_->num_records++ == core_->options.drop_record) return;
   Record& record = target.record;
   Script& to = script();
@@ -146,26 +140,18 @@ void NullStream::record(Event& event) {
 }
 
 void NullStream::wait(Event& event) {
-  NullEvent& target = own(event);
+  auto& target = own<NullEvent>(event, core_, where_, "event");
   target.awaited = true;
   const Record& record = target.record;
   const bool capturing = is_capturing();
   if (record.capture == nullptr) {
-    WEFT_CHECK(
-        !capturing,
-        "{}: a wait inside a capture for an event that was {}; record it in the capture, or wait before "
-        "begin_capture",
-        where_, record.set ? "recorded outside any capture" : "never recorded");
+    check_wait_outside_capture(where_, capturing, record.set);
     if (!record.set || record.lane == id_) return;
     const bool implied = core_->options.check_order && covers(clock_, record.clock);
     if (!implied && core_->drops_wait()) return;
     join(clock_, record.clock);
   } else {
-    WEFT_CHECK(record.capture->active,
-               "{}: a wait for an event that was recorded in a capture that has ended; record it again",
-               where_);
-    WEFT_CHECK(!capturing || record.capture == capture_,
-               "{}: a wait for an event of another capture; captures cannot be merged", where_);
+    check_wait_in_capture(where_, record.capture->active, capturing, record.capture == capture_);
     if (capturing && record.lane == lane_) return;
     const bool implied = capturing && covers(capture_->clocks[lane_], record.clock);
     if (!implied && core_->drops_wait()) return;
@@ -197,16 +183,14 @@ std::unique_ptr<device::Graph> NullStream::end_capture() {
 void NullStream::replay(device::Graph& graph) {
   WEFT_CHECK(!is_capturing(), "{}: replay on a stream that is capturing", where_);
   check_no_capture("replay");
-  auto* null_graph = dynamic_cast<NullGraph*>(&graph);
-  WEFT_CHECK(null_graph != nullptr && null_graph->core == core_, "{}: the graph belongs to another device",
-             where_);
-  const auto& captured = null_graph->graph;
-  if (null_graph->checked_at != core_->buffers.num_removed()) {
+  auto& null_graph = own<NullGraph>(graph, core_, where_, "graph");
+  const auto& captured = null_graph.graph;
+  if (null_graph.checked_at != core_->buffers.num_removed()) {
     for (const auto& buffer : captured->buffers) {
       WEFT_CHECK(buffer->alive.load(), "{}: the graph uses buffer '{}', which was destroyed", where_,
                  buffer->name);
     }
-    null_graph->checked_at = core_->buffers.num_removed();
+    null_graph.checked_at = core_->buffers.num_removed();
   }
   join(clock_, captured->last_run);
   core_->order.add(id_, num_pushed_ + 1, clock_, captured->accesses, where_);

@@ -21,31 +21,36 @@ struct Record {
 
 class NullEvent final : public Event {
  public:
-  explicit NullEvent(std::shared_ptr<Core> owner) : core(std::move(owner)) {}
+  explicit NullEvent(std::shared_ptr<Core> core) : core_(std::move(core)) {}
+  [[nodiscard]] const Core* core() const { return core_.get(); }
   [[nodiscard]] bool query() const override;
   void wait_idle(std::chrono::milliseconds timeout) override;
 
-  const std::shared_ptr<Core> core;
   Record record;
   bool awaited = false;  // by a stream, at any time
 
  private:
   void check_not_captured() const;
   [[nodiscard]] bool reached() const;
+
+  const std::shared_ptr<Core> core_;
 };
 
 class NullGraph final : public device::Graph {
  public:
-  NullGraph(std::shared_ptr<Core> owner, std::shared_ptr<Recording> captured)
-      : core(std::move(owner)), graph(std::move(captured)) {}
+  NullGraph(std::shared_ptr<Core> core, std::shared_ptr<Recording> captured)
+      : graph(std::move(captured)), core_(std::move(core)) {}
+  [[nodiscard]] const Core* core() const { return core_.get(); }
   [[nodiscard]] size_t num_ops() const override { return graph->op_names.size(); }
   [[nodiscard]] std::vector<std::string> op_names() const override {
     return {graph->op_names.begin(), graph->op_names.end()};
   }
 
-  const std::shared_ptr<Core> core;
   const std::shared_ptr<Recording> graph;
   uint64_t checked_at = 0;  // BufferTable::num_removed() when all its buffers were alive
+
+ private:
+  const std::shared_ptr<Core> core_;
 };
 
 class NullStream final : public Stream {
@@ -68,7 +73,6 @@ class NullStream final : public Stream {
 
  private:
   [[nodiscard]] Script& script() { return is_capturing() ? *capture_->graph->lanes[lane_] : queue_->script; }
-  [[nodiscard]] NullEvent& own(Event& event) const;
   void check_no_capture(std::string_view what) const;
   void note_accesses(const Op& op);
   /// What the stream is known to follow up to now, itself included.
