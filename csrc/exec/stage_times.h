@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "device/device.h"
+#include "plan/stages.h"
 
 namespace weft::exec {
 
@@ -18,8 +19,8 @@ std::string_view stage_group_name(StageGroup group);  // "embedding", "attention
 class StageMarks {
  public:
   /// Slots that a step may take: two micro-batches that alternate might enter another group with every op of
-  /// a layer, of which there are 17.
-  static int64_t max_stamps(int64_t num_layers) { return 2 * 17 * num_layers + 2; }
+  /// a layer.
+  static int64_t max_stamps(int64_t num_layers) { return 2 * plan::kNumLayerOps * num_layers + 2; }
 
   /// slots: u64 [max_stamps], device.
   explicit StageMarks(uint64_t* slots) : slots_(slots) {}

@@ -1,7 +1,5 @@
 #include "model/weight_map.h"
 
-#include <algorithm>
-
 #include "base/error.h"
 #include "base/math.h"
 

@@ -1,7 +1,5 @@
 #include "ops/copy_words.h"
 
-#include <algorithm>
-
 #include "base/error.h"
 #include "ops/accesses.h"
 #include "ops/backend.h"

@@ -2,7 +2,7 @@
 
 #include "base/error.h"
 #include "ops/backend.h"
-#include "ops/cpu/fill_padding.h"
+#include "ops/cpu/kernels.h"
 
 namespace weft::ops {
 

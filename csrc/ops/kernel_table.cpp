@@ -17,7 +17,6 @@ enum class Library : uint8_t { kNone, kFlashInfer, kCublasLt, kDeepGemm };
 struct Entry {
   std::string_view op;
   std::string_view cuda;             // the native kernel
-  std::string_view why;              // why nothing faster serves the op on CUDA, whatever the build
   Library library = Library::kNone;  // has a faster one
   std::string_view served = {};      // what of the op it serves
 };
@@ -25,36 +24,37 @@ struct Entry {
 constexpr std::string_view kGroupedNative = "moe/expert_gemm.cuh for few rows, gemm/gemm.cu for many";
 
 constexpr Entry kEntries[] = {
-    {"scatter_blocks", "common/step_io.cu", ""},
-    {"embedding", "common/gather.cu", ""},
-    {"rms_norm", "norm/rms_norm.cu", ""},
-    {"add_rms_norm", "norm/rms_norm.cu", ""},
-    {"gemm", "gemm/gemm.cu: tensor cores; f32 without", "", Library::kCublasLt, "many rows of 16 bits"},
-    {"gemm_silu_mul", "gemm/gemm.cu: tensor cores; f32 without", "", Library::kCublasLt,
-     "many rows of 16 bits"},
-    {"batched_gemm", "gemm/gemm.cu: tensor cores; f32 without", ""},
-    {"qk_norm_rope_write", "attention/rope_write.cu", ""},
-    {"mla_norm_rope_write", "attention/rope_write.cu", ""},
-    {"paged_attention", "attention/gqa_{decode,prefill}.cu: heads of 64, 128, 256; else f32 arithmetic", "",
+    {"scatter_blocks", "common/step_io.cu"},
+    {"embedding", "common/gather.cu"},
+    {"rms_norm", "norm/rms_norm.cu"},
+    {"add_rms_norm", "norm/rms_norm.cu"},
+    {"gemm", "gemm/gemm.cu: tensor cores; f32 without", Library::kCublasLt, "many rows of 16 bits"},
+    {"gemm_silu_mul", "gemm/gemm.cu: tensor cores; f32 without", Library::kCublasLt, "many rows of 16 bits"},
+    {"batched_gemm", "gemm/gemm.cu: tensor cores; f32 without"},
+    {"qk_norm_rope_write", "attention/rope_write.cu"},
+    {"mla_norm_rope_write", "attention/rope_write.cu"},
+    {"paged_attention", "attention/gqa_{decode,prefill}.cu: heads of 64, 128, 256; else f32 arithmetic",
      Library::kFlashInfer, "prompts in bf16 with heads of 128"},
-    {"mla_decode", "attention/mla_decode.cu: latents of 512 + 64; else f32 arithmetic", ""},
-    {"mla_prefill", "attention/attention.cu: f32 arithmetic", "", Library::kFlashInfer,
+    {"mla_decode", "attention/mla_decode.cu: latents of 512 + 64; else f32 arithmetic"},
+    {"mla_prefill", "attention/attention.cu: f32 arithmetic", Library::kFlashInfer,
      "bf16 with DeepSeek's heads, while its workspace holds a step's keys"},
-    {"route", "moe/route.cu", ""},
-    {"group_copies", "moe/group.cu", ""},
-    {"route_and_group", "moe/group.cu", ""},
-    {"moe_permute", "moe/permute.cu", ""},
-    {"expert_ffn", kGroupedNative, "", Library::kDeepGemm, "many rows in bf16"},
-    {"grouped_gemm", kGroupedNative, "", Library::kDeepGemm, "many rows in bf16"},
-    {"silu_mul", "common/elementwise.cu", ""},
-    {"moe_unpermute", "moe/permute.cu", ""},
-    {"add", "common/elementwise.cu", ""},
-    {"cast", "common/elementwise.cu", ""},
-    {"gather_rows", "common/gather.cu", ""},
-    {"sample", "sampling/sample.cu", ""},
-    {"logprobs", "sampling/logprobs.cu", ""},
-    {"fill_padding", "common/fill_padding.cu", ""},
-    {"copy_words", "common/step_io.cu", ""},
+    {"route", "moe/route.cu"},
+    {"group_copies", "moe/group.cu"},
+    {"route_and_group", "moe/group.cu"},
+    {"moe_permute", "moe/permute.cu"},
+    {"expert_ffn", kGroupedNative, Library::kDeepGemm,
+     "many rows in bf16 of 8, 16, .. 256 experts, on 132 multiprocessors"},
+    {"grouped_gemm", kGroupedNative, Library::kDeepGemm,
+     "many rows in bf16 of 8, 16, .. 256 experts, on 132 multiprocessors"},
+    {"silu_mul", "common/elementwise.cu"},
+    {"moe_unpermute", "moe/permute.cu"},
+    {"add", "common/elementwise.cu"},
+    {"cast", "common/elementwise.cu"},
+    {"gather_rows", "common/gather.cu"},
+    {"sample", "sampling/sample.cu"},
+    {"logprobs", "sampling/logprobs.cu"},
+    {"fill_padding", "common/fill_padding.cu"},
+    {"copy_words", "common/step_io.cu"},
 };
 
 std::string_view name_of(Library library) {
@@ -77,7 +77,6 @@ std::string why_not_hopper(std::string_view library) {
 }
 #endif
 
-/// Why kernels of `library` do not run here; empty if they do, or would if there were a GPU.
 std::string why_not_deepgemm() {
 #if WEFT_HAS_DEEPGEMM
   return why_not_hopper("DeepGEMM");
@@ -99,6 +98,7 @@ std::string why_not_cublas_lt() {
   return "this build has no CUDA";
 #endif
 }
+/// Why kernels of `library` do not run here; empty if they do, or would if there were a GPU.
 std::string why_not(Library library) {
   switch (library) {
     case Library::kFlashInfer:
@@ -115,8 +115,7 @@ std::string why_not(Library library) {
 KernelInfo on_cuda(const Entry& entry) {
   const std::string reason = why_not(entry.library);
   if (entry.library == Library::kNone || !reason.empty()) {
-    return {std::string(entry.op), std::string(entry.cuda),
-            entry.why.empty() ? reason : std::string(entry.why)};
+    return {std::string(entry.op), std::string(entry.cuda), reason};
   }
   return {std::string(entry.op),
           fmt::format("{} for {}; else {}", name_of(entry.library), entry.served, entry.cuda), ""};

@@ -1,8 +1,9 @@
 #include "ops/rope_write.h"
 
-#include <vector>
+#include <utility>
 
 #include "base/error.h"
+#include "ops/accesses.h"
 #include "ops/backend.h"
 #include "ops/checks.h"
 #include "ops/cpu/kernels.h"
@@ -62,12 +63,20 @@ void qk_norm_rope_write(Stream& stream, const QkNormRopeWriteArgs& args) {
   check_index(kOp, "slots", args.slots, num_tokens);
   check_table(kOp, args.cos_sin, head_dim);
   if (args.q.numel() == 0 && args.k.numel() == 0) return;
-  std::vector<device::Access> accesses = {read(args.q),         write(args.q),       read(args.k),
-                                          read(args.v),         write(args.k_cache), write(args.v_cache),
-                                          read(args.positions), read(args.slots),    read(args.cos_sin)};
-  if (args.q_norm.defined()) accesses.push_back(read(args.q_norm));
-  if (args.k_norm.defined()) accesses.push_back(read(args.k_norm));
-  stream.launch(kOp, WEFT_KERNEL(stream, qk_norm_rope_write), args, accesses);
+  stream.launch(kOp, WEFT_KERNEL(stream, qk_norm_rope_write), args,
+                Accesses()
+                    .read(args.q)
+                    .write(args.q)
+                    .read(args.k)
+                    .read(args.v)
+                    .write(args.k_cache)
+                    .write(args.v_cache)
+                    .read(args.positions)
+                    .read(args.slots)
+                    .read(args.cos_sin)
+                    .read(args.q_norm)
+                    .read(args.k_norm)
+                    .list());
 }
 
 void mla_norm_rope_write(Stream& stream, const MlaNormRopeWriteArgs& args) {

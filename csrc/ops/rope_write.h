@@ -9,8 +9,8 @@
 /// rope_dim / 2 cosines, then as many sines. Pairs are (2i, 2i + 1) as in DeepSeek if `interleaved`, else
 /// (i, i + rope_dim / 2).
 ///
-/// A padding row has position -1 or slot -1: it is not rotated, and not written to the cache. Both ops throw
-/// (when run) if a position or a slot is out of range.
+/// Position -1: the row is not rotated. Slot -1: nothing of it is written to the cache; padding rows have
+/// that. Both ops throw (when run) if another position or slot is out of range.
 ///
 /// positions, slots and cos_sin are read before kernels ahead in the stream have ended: what writes them must
 /// be a copy or scatter_blocks, which no kernel behind them overlaps.

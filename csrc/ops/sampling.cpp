@@ -1,7 +1,6 @@
 #include "ops/sampling.h"
 
 #include <limits>
-#include <vector>
 
 #include "base/error.h"
 #include "ops/accesses.h"
@@ -87,14 +86,14 @@ void logprobs(Stream& stream, const LogprobArgs& args) {
     check_writable_rows(kOp, "top_logprobs", args.top_logprobs);
   }
   if (rows == 0) return;
-  std::vector<device::Access> accesses = {write(args.logprobs), read(args.logits), read(args.targets)};
+  Accesses accesses;
+  accesses.write(args.logprobs).read(args.logits).read(args.targets).read(args.num_rows, sizeof(int32_t));
   if (args.num_top != nullptr) {
-    accesses.push_back(write(args.top_ids));
-    accesses.push_back(write(args.top_logprobs));
-    accesses.push_back(read(args.num_top, static_cast<size_t>(rows) * sizeof(int32_t)));
+    accesses.write(args.top_ids)
+        .write(args.top_logprobs)
+        .read(args.num_top, static_cast<size_t>(rows) * sizeof(int32_t));
   }
-  if (args.num_rows != nullptr) accesses.push_back(read(args.num_rows, sizeof(int32_t)));
-  stream.launch(kOp, WEFT_KERNEL(stream, logprobs), args, accesses);
+  stream.launch(kOp, WEFT_KERNEL(stream, logprobs), args, accesses.list());
 }
 
 }  // namespace weft::ops

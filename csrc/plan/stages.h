@@ -32,6 +32,7 @@ enum class LayerOp : uint8_t {
   kPostprocess,  // boundary out of the FFN; a scatter is only started
   kPostprocessWait,
 };
+constexpr int64_t kNumLayerOps = static_cast<int64_t>(LayerOp::kPostprocessWait) + 1;
 /// SGLang's: "op_comm_prepare_attn", "op_dispatch_a", ...; a *Wait half adds "_wait".
 std::string_view layer_op_name(LayerOp op);
 

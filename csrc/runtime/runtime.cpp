@@ -34,7 +34,6 @@ struct Ranks {
   exec::ExecConfig config;
   model::ModelConfig model;
   RuntimeHooks hooks;
-  bool on_cuda = false;
   int num_cores = 1;
   std::shared_ptr<model::WeightSource> weights;
   model::WeightCoverage coverage;
@@ -42,7 +41,7 @@ struct Ranks {
 
   [[nodiscard]] std::unique_ptr<device::Device> make_device(int rank) const {
 #if WEFT_CUDA
-    if (on_cuda && !hooks.make_device) {
+    if (config.backend == device::Backend::kCuda && !hooks.make_device) {
       return device::make_cuda_device({.name = fmt::format("cuda:{}", rank), .ordinal = rank});
     }
 #endif
@@ -109,7 +108,6 @@ Runtime::Runtime(const RuntimeConfig& config, RuntimeHooks hooks) {
   auto ranks = std::make_shared<Ranks>();
   ranks->model = hooks.model ? *hooks.model : model::load_config(config.model_path);
   ranks->config = resolve(config, ranks->model);
-  ranks->on_cuda = config.device == "cuda";
   ledger_ = make_ledger(ranks->config, ranks->model);
   ranks->num_cores = config.num_threads > 0 ? config.num_threads : usable_cores();
   ranks->weights = hooks.weights ? hooks.weights : open_weights(config);

@@ -32,6 +32,7 @@ void Capture::add_op(size_t lane, const Op& op, const OpName* name) {
                     .name = name,
                     .op = op.name,
                     .tag = op.tag,
+                    .kind = op.kind,
                     .trampoline = op.trampoline,
                     .fn = op.fn,
                     .args_begin = graph_->args.size(),

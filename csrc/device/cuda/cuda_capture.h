@@ -25,6 +25,7 @@ struct CapturedCall {
   const OpName* name = nullptr;
   std::string_view op = {};  // static text
   int32_t tag = -1;
+  OpKind kind = OpKind::kCompute;
   void (*trampoline)(void (*fn)(), const void* args, ExecContext& context) = nullptr;
   void (*fn)() = nullptr;
   size_t args_begin = 0;  // in GraphState::args

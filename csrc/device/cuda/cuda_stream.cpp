@@ -125,7 +125,7 @@ void CudaStream::enqueue(const Op& op) {
     EventHandle start = core_->trace.begin(handle_.get());
     end_overlap();
     op.trampoline(op.fn, op.args, context);
-    core_->trace.end(handle_.get(), std::move(start), name_, op.name, op.tag);
+    core_->trace.end(handle_.get(), std::move(start), name_, op.name, op.tag, op.kind);
     end_overlap();
   } catch (const std::exception& error) {
     core_->fail_op(name_, op.name, error.what());
@@ -255,7 +255,7 @@ void CudaStream::run_op_by_op(const GraphState& graph) {
     if (fails_now(lane, call.op, context)) return;
     EventHandle start = core_->trace.begin(stream);
     call.trampoline(call.fn, graph.args_of(call), context);
-    core_->trace.end(stream, std::move(start), lane, call.op, call.tag);
+    core_->trace.end(stream, std::move(start), lane, call.op, call.tag, call.kind);
   }
 }
 

@@ -32,7 +32,8 @@ std::vector<OpSpan> OpTrace::take() {
                      .name = entry.op,
                      .tag = entry.tag,
                      .start_us = base_us_ + 1000.0 * static_cast<double>(start_ms),
-                     .end_us = base_us_ + 1000.0 * static_cast<double>(end_ms)});
+                     .end_us = base_us_ + 1000.0 * static_cast<double>(end_ms),
+                     .kind = entry.kind});
   }
   entries_.clear();
   std::stable_sort(spans.begin(), spans.end(),
@@ -47,11 +48,11 @@ EventHandle OpTrace::begin(cudaStream_t stream) {
 }
 
 void OpTrace::end(cudaStream_t stream, EventHandle start, const std::string& name, std::string_view op,
-                  int32_t tag) {
+                  int32_t tag, OpKind kind) {
   EventHandle end = make_event_handle(true);
   check_cuda(cudaEventRecord(end.get(), stream), "cudaEventRecord");
   const std::lock_guard lock(mutex_);
-  entries_.push_back({name, op, tag, std::move(start), std::move(end)});
+  entries_.push_back({name, op, tag, kind, std::move(start), std::move(end)});
 }
 
 }  // namespace weft::device::cuda

@@ -21,13 +21,15 @@ class OpTrace {
 
   /// Records the start of an op on `stream`; hand the result to end().
   [[nodiscard]] EventHandle begin(cudaStream_t stream);
-  void end(cudaStream_t stream, EventHandle start, const std::string& name, std::string_view op, int32_t tag);
+  void end(cudaStream_t stream, EventHandle start, const std::string& name, std::string_view op, int32_t tag,
+           OpKind kind);
 
  private:
   struct Entry {
     std::string stream;
     std::string_view op;
     int32_t tag;
+    OpKind kind;
     EventHandle start;
     EventHandle end;
   };

@@ -1,6 +1,6 @@
-#include "ops/cpu/fill_padding.h"
-
 #include <cstring>
+
+#include "ops/cpu/kernels.h"
 
 namespace weft::ops::cpu {
 

@@ -5,6 +5,7 @@
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/experts.h"
+#include "ops/fill_padding.h"
 #include "ops/gemm.h"
 #include "ops/moe.h"
 #include "ops/rms_norm.h"
@@ -44,5 +45,6 @@ void sample(const SampleArgs& args, ExecContext& context);
 void logprobs(const LogprobArgs& args, ExecContext& context);
 void scatter_blocks(const ScatterBlocksArgs& args, ExecContext& context);
 void copy_words(const CopyWordsArgs& args, ExecContext& context);
+void fill_padding(const FillPaddingArgs& args, ExecContext& context);
 
 }  // namespace weft::ops::cpu
