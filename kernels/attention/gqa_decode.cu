@@ -22,7 +22,6 @@ namespace weft::kernels {
 namespace {
 
 constexpr int kTokens = 16;  // of a tile
-constexpr int kMaxCluster = 8;
 
 struct GqaDecode {
   void* out;

@@ -73,10 +73,10 @@ __device__ inline void store_merged(T* out, const Merged& merged) {
 /// About the multiprocessors of a GPU. Not asked of the device, as a row's bits follow from it.
 constexpr int64_t kBlocksAtOnce = 128;
 
-/// Blocks that share a row's positions: the power of two up to 8 that makes at most `blocks` blocks of
-/// num_rows.
+/// Blocks that share a row's positions: the power of two up to kMaxCluster that makes at most `blocks` blocks
+/// of num_rows.
 inline int cluster_size_of(int64_t num_rows, int64_t blocks) {
-  int size = 8;
+  int size = kMaxCluster;
   while (size > 1 && num_rows * size > blocks) size /= 2;
   return size;
 }

@@ -26,7 +26,6 @@ constexpr int kHeads = 16;   // of a block
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarpSize;
 constexpr int kStages = 2;
-constexpr int kMaxCluster = 8;
 constexpr int kRowChunks = kKey / 8 + 1;  // of 16 bytes; one over, so that eight rows meet all banks
 constexpr int kTileChunks = kTokens * kRowChunks;
 constexpr int kSteps = kKey / 16 / kWarps;   // of a warp, over the columns of keys

@@ -1,5 +1,6 @@
 // plan_prefill: one block cuts the prompts of a step into tiles and sorts these by length, longest first.
 #include "kernels/attention/prefill_plan.h"
+#include "kernels/attention/sequences.cuh"
 #include "kernels/common/launch.cuh"
 #include "kernels/common/reduce.cuh"
 #include "ops/cuda/kernels.h"
@@ -7,23 +8,8 @@
 namespace weft::kernels {
 namespace {
 
-using ops::SequenceBatch;
-
 constexpr int kThreads = 512;
-
-struct PlanTexts {
-  const char* bad_num_seqs;
-  const char* bad_rows;
-  const char* bad_kv_len;
-  const char* bad_page;
-};
-constexpr PlanTexts kTexts = {
-    "plan_prefill: the batch holds num_seqs={} sequences, but was laid out for max_seqs={}",
-    "plan_prefill: sequence {} owns rows [{}, {}) of {}; cu_q must rise from 0 to the number of rows",
-    "plan_prefill: sequence {} has kv_len={}; it must be at least its {} query rows, and its pages hold {}",
-    "plan_prefill: position {} of sequence {} is in page {}, outside the cache of {} slots; fill the page "
-    "table up "
-    "to kv_len"};
+constexpr AttentionTexts kTexts = WEFT_ATTENTION_TEXTS("plan_prefill");
 
 struct Plan {
   int32_t* memory;
@@ -42,22 +28,11 @@ struct Plan {
 };
 
 /// Rows of a sequence that can be computed; reports what is wrong with the lengths of others.
-__device__ inline int64_t rows_of(const OpSite& site, const PlanTexts& texts, const Plan& plan, int64_t s) {
-  const SequenceBatch& batch = plan.batch;
-  const int64_t begin_row = batch.cu_q[s];
-  const int64_t end_row = batch.cu_q[s + 1];
-  const int64_t kv_len = batch.kv_len[s];
-  const int64_t capacity = int64_t{batch.page_table_stride} * batch.page_size;
-  if (begin_row < 0 || begin_row > end_row || end_row > plan.num_tokens) {
-    fail(site, texts.bad_rows, s, begin_row, end_row, plan.num_tokens);
-    return 0;
-  }
-  if (begin_row == end_row) return 0;
-  if (kv_len < end_row - begin_row || kv_len > capacity) {
-    fail(site, texts.bad_kv_len, s, kv_len, end_row - begin_row, capacity);
-    return 0;
-  }
-  return end_row - begin_row;
+__device__ inline int64_t rows_of(const OpSite& site, const AttentionTexts& texts, const Plan& plan,
+                                  int64_t s) {
+  const SequenceLengths lengths(plan.batch, s);
+  if (!check_sequence(site, texts, plan.batch, lengths, plan.num_tokens, s, true)) return 0;
+  return lengths.end_row - lengths.begin_row;
 }
 
 /// Keys that the last row of a tile sees: what a tile costs.
@@ -95,15 +70,12 @@ __device__ inline void exclusive_scan(int32_t* values, int64_t n, int32_t* warp_
   __syncthreads();
 }
 
-__global__ void __launch_bounds__(kThreads) plan_kernel(OpSite site, PlanTexts texts, Plan plan) {
+__global__ void __launch_bounds__(kThreads) plan_kernel(OpSite site, AttentionTexts texts, Plan plan) {
   __shared__ int32_t warp_sums[kThreads / kWarpSize];
   wait_for_inputs(site);
   const SequenceBatch& batch = plan.batch;
   int64_t num_seqs = *batch.num_seqs;
-  if (num_seqs < 0 || num_seqs > batch.max_seqs) {
-    if (threadIdx.x == 0) fail(site, texts.bad_num_seqs, num_seqs, batch.max_seqs);
-    num_seqs = 0;
-  }
+  if (!check_num_seqs(site, texts, batch, num_seqs, threadIdx.x == 0)) num_seqs = 0;
   if (num_seqs > plan.num_prefill_seqs) num_seqs = plan.num_prefill_seqs;
 
   // The tiles of each sequence: none if it is bad, so that attention touches nothing outside the caches.

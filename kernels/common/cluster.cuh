@@ -7,6 +7,8 @@
 /// Blocks of a cluster: they run at the same time, and reach each other's dynamic shared memory.
 namespace weft::kernels {
 
+constexpr int kMaxCluster = 8;  // blocks that every GPU with clusters can run so
+
 /// Says that this thread has come so far. Every thread of the cluster must, then it may wait; one that ends
 /// instead counts as arrived.
 __device__ inline void cluster_arrive() {

@@ -282,10 +282,10 @@ inline int64_t max_few_rows(int64_t w_rows) { return w_rows <= 4224 ? 32 : 16; }
 
 /// Blocks of a cluster: one, unless the matrix has too few rows to keep a large GPU reading. By its shape
 /// alone, not by the GPU, since sums depend on it.
-inline int64_t few_rows_split(int64_t w_rows, int64_t k, int64_t products) {
+inline int64_t few_rows_split(int64_t w_rows, int64_t k) {
   constexpr int64_t kBlocks = 60;
   int64_t split = 1;
-  while (split < 4 && ceil_div<int64_t>(w_rows, 16) * products * split < kBlocks &&
+  while (split < 4 && ceil_div<int64_t>(w_rows, 16) * split < kBlocks &&
          k >= 2 * split * kFewWarps * kChunk) {
     split *= 2;
   }
@@ -301,7 +301,7 @@ template <class T, class Out, bool kGated>
 void launch_few_rows(const CudaContext& context, const FewRows& p, int64_t products) {
   if (products > 65535) device::cuda::refuse_op("gemm", "more than 65535 products");
   const int64_t w_rows = p.n * (kGated ? 2 : 1) * products;
-  const int64_t split = context.has_clusters ? few_rows_split(w_rows, p.k, 1) : 1;
+  const int64_t split = context.has_clusters ? few_rows_split(w_rows, p.k) : 1;
   const bool is_narrow = w_rows <= 2112;
   const bool is_middling = w_rows <= 4224;
   const auto launch_tile = [&](auto tokens, auto tile) {

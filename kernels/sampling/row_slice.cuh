@@ -13,7 +13,6 @@ namespace weft::kernels {
 
 constexpr int kSliceThreads = 512;
 constexpr int kSliceWarps = kSliceThreads / kWarpSize;
-constexpr int kMaxCluster = 8;
 
 struct LogitRows {
   const float* logits;
@@ -153,6 +152,13 @@ __device__ inline bool row_exists(const OpSite& site, const char* bad_rows, cons
   const int64_t n = *rows.num_rows;
   if ((n < 0 || n > rows.rows) && blockIdx.x == 0 && threadIdx.x == 0) fail(site, bad_rows, n, rows.rows);
   return RowSlice::row_of(rows) < n;
+}
+
+/// Slices meet through a cluster, also where a row has one: refuses a GPU that has none.
+inline void check_clusters(const CudaContext& context, const char* op) {
+  if (!context.has_clusters) {
+    device::cuda::refuse_op(op, "the GPU has no clusters of blocks: its compute capability is below 9.0");
+  }
 }
 
 /// `head_bytes`: of shared memory before the slice.

@@ -22,9 +22,9 @@ constexpr int kMassBins = 45 * 32;    // less than 2^-44 has no mass
 constexpr int kFineBits = 9;
 constexpr int kFineBins = 1 << kFineBits;
 constexpr int kGroup = kWarpSize;  // bins
+// The inverse of a temperature below the smallest normal number, whose own would be infinite.
+constexpr float kMaxFloat = 3.402823466e38F;
 static_assert((kBitsOfOne >> kFirstShift) < kCountBins && kFirstShift == 2 * kFineBits);
-
-using Mass = unsigned long long;
 
 /// A weight as a whole number of 2^-2n, in two parts of n bits, which sum up in 32 bits over a slice: only of
 /// these are there fast atomic sums in shared memory.
@@ -97,7 +97,7 @@ class Draw {
       : slice_(slice),
         shared_(shared),
         maximum_(maximum),
-        of_temperature_(1.0F / temperature),
+        of_temperature_(fminf(1.0F / temperature, kMaxFloat)),
         digits_(MassDigits::of(slice_size)) {}
 
   __device__ int32_t run(const SamplingRow& params) {
@@ -472,6 +472,7 @@ using namespace weft::kernels;  // the other half of this file
 
 void sample(const SampleArgs& args, ExecContext& context) {
   const CudaContext& cuda = cuda_context(context);
+  check_clusters(cuda, "sample");
   const LogitRows rows = logit_rows(args.logits, args.num_rows, sizeof(Shared));
   Commit commit{.tokens = args.tokens.as<int32_t>(),
                 .tokens_stride = args.tokens.stride[0],
