@@ -292,12 +292,14 @@ TEST_F(CudaRowsTest, TokensOfTheStepBeforeAreEmbedded) {
   EXPECT_THAT(cuda_failure([&](Side& s) { embed(s, far); }), HasSubstr("names slot 3 of 3"));
 }
 
-TEST_F(CudaRowsTest, PaddingIsFilledAndExpertsAreLocalized) {
-  const std::vector<int32_t> num_rows = {4};
-  auto padded = HostTensor(DType::kBF16, {5, 33}, {40, 1}).fill_normal(3);
-  expect_same_bits([&](Side& s) {
-    ops::fill_padding(s.stream(), {.x = s.out(padded), .num_rows = s.array(num_rows), .value = 0x7f});
-  });
+TEST_F(CudaRowsTest, PaddingIsFilled) {
+  for (const int32_t real : {0, 4, 5}) {
+    const std::vector<int32_t> num_rows = {real};
+    auto padded = HostTensor(DType::kBF16, {5, 33}, {40, 1}).fill_normal(3);
+    expect_same_bits([&](Side& s) {
+      ops::fill_padding(s.stream(), {.x = s.out(padded), .num_rows = s.array(num_rows), .value = 0x7f});
+    });
+  }
 }
 
 }  // namespace

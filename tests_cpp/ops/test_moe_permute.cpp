@@ -128,6 +128,13 @@ TEST(RouteAndGroupTest, IsRouteAndThenGroupCopies) {
   HostTensor position(DType::kI32, {kRows, kTopK});
   const int32_t start = 0, count = 4;
   InlineContext context;
+  HostTensor routed_ids(ids), routed_weights(weights);
+  ops::cpu::route({.ids = routed_ids.view(),
+                   .weights = routed_weights.view(),
+                   .logits = logits.view(),
+                   .bias = {},
+                   .valid = {&start, &count, 1}},
+                  context);
   ops::cpu::route_and_group({.route = {.ids = ids.view(),
                                        .weights = weights.view(),
                                        .logits = logits.view(),
@@ -140,6 +147,8 @@ TEST(RouteAndGroupTest, IsRouteAndThenGroupCopies) {
                                         .first_expert = 2,
                                         .total_experts = kExperts}},
                             context);
+  EXPECT_TRUE(bit_equal(ids, routed_ids));
+  EXPECT_TRUE(bit_equal(weights, routed_weights));
   const Grouped g = group(ids, 3, kRows * kTopK, {.first_expert = 2, .total_experts = kExperts});
   EXPECT_EQ(integers(offsets), g.offsets);
   EXPECT_EQ(integers(source), g.source);
