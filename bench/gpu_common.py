@@ -322,27 +322,59 @@ class Table:
         self._widths = [18 if form == "s" else max(8, len(key)) for key, form in columns]
         self.rows: list[dict[str, Any]] = []
 
-    def add(self, row: dict[str, Any]) -> None:
+    def add(self, row: dict[str, Any], note: str = "") -> None:
+        """note: what stands behind the row."""
         if not self.rows:
             self._print([key for key, _ in self._columns])
         self.rows.append(row)
-        self._print([format(row[key], form) if key in row else "-" for key, form in self._columns])
+        self._print([format(row[key], form) if key in row else "-" for key, form in self._columns], note)
 
-    def _print(self, cells: Sequence[str]) -> None:
+    def _print(self, cells: Sequence[str], note: str = "") -> None:
         if not self._json:
-            print("  ".join(cell.rjust(width) for cell, width in zip(cells, self._widths, strict=True)), flush=True)
+            line = "  ".join(cell.rjust(width) for cell, width in zip(cells, self._widths, strict=True))
+            print(f"{line}  {note}".rstrip(), flush=True)
 
 
-def profile(engine: weft.Engine, prompts: Prompts, top: int = 12) -> None:
-    """Print the ops of one decode step, run one by one on the GPU, by the time that they take together."""
-    params = {"temperature": 0.0, "max_new_tokens": 8, "ignore_eos": True}
-    for seen, _ in enumerate(engine.generate(input_ids=prompts, sampling_params=params, stream=True), 1):
-        if seen == 3 * len(prompts):
-            engine.trace_next_step()
-    spans: dict[str, tuple[int, float]] = {}
-    for _, _, name, start, end, _ in engine.timeline():
-        count, total = spans.get(name, (0, 0.0))
-        spans[name] = (count + 1, total + end - start)
-    table = Table((("op", "s"), ("count", "d"), ("us", ".1f"), ("us_each", ".2f")))
-    for name, (count, total) in sorted(spans.items(), key=lambda item: -item[1][1])[:top]:
-        table.add({"op": name, "count": count, "us": total, "us_each": total / count})
+Kernel = tuple[str, float, float]  # name, start and end in us
+
+
+def step_kernels(kernels: list[Kernel], first: str = "scatter_blocks") -> list[Kernel]:
+    """Those of one step in the middle of a recording; `first`: a part of the name of a step's first kernel."""
+    kernels = sorted(kernels, key=lambda kernel: kernel[1])
+    starts = [i for i, (name, _, _) in enumerate(kernels) if first in name]
+    if len(starts) < 3:
+        sys.exit(f"the profile has {len(starts)} kernels named {first}, of {len(kernels)} in all")
+    middle = len(starts) // 2
+    return kernels[starts[middle] : starts[middle + 1]]
+
+
+def print_kernels(kernels: list[Kernel], top: int) -> None:
+    """By the time that a kernel adds: from the end of all that started before it, or its start, to its own end."""
+    rows: dict[str, tuple[int, float, float]] = {}
+    end = kernels[0][1]
+    idle = 0.0
+    for name, start, stop in kernels:
+        idle += max(start - end, 0.0)
+        adds = max(stop - max(start, end), 0.0)
+        end = max(end, stop)
+        name = name.replace("void ", "").replace("weft::kernels::", "").replace("(anonymous namespace)::", "")
+        name = name.split("(")[0]
+        count, total, own = rows.get(name, (0, 0.0, 0.0))
+        rows[name] = (count + 1, total + adds, own + stop - start)
+    print(f"{len(kernels)} kernels, {end - kernels[0][1]:.1f} us, of which {idle:.1f} idle")
+    table = Table((("adds_us", ".1f"), ("count", "d"), ("adds_each", ".2f"), ("runs_each", ".2f")))
+    for name, (count, adds, own) in sorted(rows.items(), key=lambda item: -item[1][1])[:top]:
+        table.add({"adds_us": adds, "count": count, "adds_each": adds / count, "runs_each": own / count}, note=name)
+
+
+def profile(engine: weft.Engine, prompts: Prompts, temperature: float = 0.0, top: int = 16) -> None:
+    """Print the kernels of one replayed decode step, as CUPTI saw them. Needs torch with CUDA, for its profiler."""
+    import torch.profiler
+
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as recorded:
+        ask(engine, prompts, 12, temperature)
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        recorded.export_chrome_trace(file.name)
+        events = json.loads(Path(file.name).read_text(encoding="utf-8"))["traceEvents"]
+    kernels = [(e["name"], e["ts"], e["ts"] + e["dur"]) for e in events if e.get("cat") == "kernel"]
+    print_kernels(step_kernels(kernels), top)

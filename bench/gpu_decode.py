@@ -14,7 +14,8 @@ must give the CPU's log-probabilities. All requests of a batch start together an
                4.2 TB/s; fraction: floor_ms / weft_ms
     vllm, sglang   vLLM 0.26.0 and SGLang 0.5.17 on one H200; at_least, goal: what weft is to reach there
 
---profile adds the ops of one step, run one by one.
+--profile adds the kernels of one step, by the time that each adds to it (needs torch with CUDA: its profiler slows
+steps by a tenth or more).
 """
 
 import argparse
@@ -99,7 +100,7 @@ def main() -> None:
                         row |= dict(zip(PEERS, shape.decode_ms[batch], strict=True))
                     table.add(row)
                 for kv, batch in loads if options.profile else ():
-                    print(f"\n{shape.title}, batch {batch}, kv {kv}: one step, op by op")
+                    print(f"\n{shape.title}, batch {batch}, kv {kv}: one step, kernel by kernel")
                     profile(engine, make_prompts(batch, prompt_length(kv), vocab))
     if options.json:
         print(json.dumps(about | {"max_err": errors, "rows": table.rows}))
