@@ -26,28 +26,42 @@ constexpr int kGroup = kWarpSize;  // bins
 constexpr float kMaxFloat = 3.402823466e38F;
 static_assert((kBitsOfOne >> kFirstShift) < kCountBins && kFirstShift == 2 * kFineBits);
 
-/// A weight as a whole number of 2^-2n, in two parts of n bits, which sum up in 32 bits over a slice: only of
-/// these are there fast atomic sums in shared memory.
+/// floor(x), of 0 <= x < 2^23: by the rounding of a sum, as conversions are slow.
+__device__ inline uint32_t whole(float x) {
+#if WEFT_CUDA_EMULATED
+  return static_cast<uint32_t>(x);
+#else
+  constexpr float kOneUlp = 0x1p23F;  // whose last digit is 1
+  return __float_as_uint(__fadd_rz(x, kOneUlp)) - __float_as_uint(kOneUlp);
+#endif
+}
+
+/// floor(weight * 2^2n) in two parts of n bits, which sum up in 32 bits over a slice: only of these are there
+/// fast atomic sums in shared memory.
+struct Parts {
+  uint32_t low, high;
+};
 struct MassDigits {
   int part_bits;
+  float scale;  // 2^n
 
   static __device__ MassDigits of(int slice) {
     int bits = 0;
     while (slice >> bits != 0) ++bits;
-    return {32 - bits < 22 ? 32 - bits : 22};
+    const int part = 32 - bits < 22 ? 32 - bits : 22;
+    return {part, static_cast<float>(1 << part)};
   }
-  /// floor(weight * 2^2n).
-  [[nodiscard]] __device__ Mass mass(uint32_t weight_bits) const {
-    const int shift = static_cast<int>(weight_bits >> 23) - 150 + 2 * part_bits;
-    const Mass digits = weight_bits >> 23 == 0 ? 0 : (weight_bits & 0x7fffffU) | 0x800000U;
-    return shift >= 0 ? digits << shift : shift > -24 ? digits >> -shift : 0;
+  [[nodiscard]] __device__ Parts parts(uint32_t weight_bits) const {
+    const float x = __uint_as_float(weight_bits) * scale;
+    const uint32_t high = whole(x);
+    return {whole((x - static_cast<float>(high)) * scale), high};
   }
-  [[nodiscard]] __device__ uint32_t low(Mass mass) const {
-    return static_cast<uint32_t>(mass) & ((1U << part_bits) - 1);
-  }
-  [[nodiscard]] __device__ uint32_t high(Mass mass) const { return static_cast<uint32_t>(mass >> part_bits); }
   [[nodiscard]] __device__ Mass sum(uint32_t low, uint32_t high) const {
     return low + (static_cast<Mass>(high) << part_bits);
+  }
+  [[nodiscard]] __device__ Mass mass(uint32_t weight_bits) const {
+    const Parts p = parts(weight_bits);
+    return sum(p.low, p.high);
   }
 };
 
@@ -139,14 +153,11 @@ class Draw {
   }
   __device__ void keep(const Place& last) { kept_ = {last.bits, last.id}; }
 
-  /// f(bits of the weight, id) for each token that is kept. kWeigh: what is staged are logits as yet.
+  /// f(bits of the weight, id) for each token. kWeigh: what is staged are logits as yet.
   template <bool kWeigh, class F>
-  __device__ void for_each_kept(const F& f) const {
-    const auto one = [&](uint32_t bits, int i) {
-      if (kept_.has(bits, slice_.first() + i)) f(bits, slice_.first() + i);
-    };
+  __device__ void for_each(const F& f) const {
     if (slice_.staged() == nullptr) {
-      for (int i = threadIdx.x; i < slice_.count(); i += kSliceThreads) one(bits_of(i), i);
+      for (int i = threadIdx.x; i < slice_.count(); i += kSliceThreads) f(bits_of(i), slice_.first() + i);
       return;
     }
     auto* staged = reinterpret_cast<float4*>(slice_.staged());
@@ -156,47 +167,60 @@ class Draw {
         x = {weight_of(x.x), weight_of(x.y), weight_of(x.z), weight_of(x.w)};
         staged[p] = x;
       }
-      one(__float_as_uint(x.x), 4 * p);
-      if (4 * p + 1 < slice_.count()) one(__float_as_uint(x.y), 4 * p + 1);
-      if (4 * p + 2 < slice_.count()) one(__float_as_uint(x.z), 4 * p + 2);
-      if (4 * p + 3 < slice_.count()) one(__float_as_uint(x.w), 4 * p + 3);
+      const int id = slice_.first() + 4 * p;
+      const int left = slice_.count() - 4 * p;
+      f(__float_as_uint(x.x), id);
+      if (left > 1) f(__float_as_uint(x.y), id + 1);
+      if (left > 2) f(__float_as_uint(x.z), id + 2);
+      if (left > 3) f(__float_as_uint(x.w), id + 3);
     }
   }
 
   __device__ Mass mass_of_kept() {
     Mass sum = 0;
-    for_each_kept<false>([&](uint32_t bits, int32_t) { sum += digits_.mass(bits); });
+    for_each<false>([&](uint32_t bits, int32_t id) {
+      if (kept_.has(bits, id)) sum += digits_.mass(bits);
+    });
     return slice_.reduce(sum, Sum{});
   }
 
-  /// Sums counts or masses of kept tokens into bin_of(bits short of 1, id), if that is one of the histogram;
-  /// then, once all blocks have, those of groups over the cluster.
-  template <bool kMass, bool kWeigh, int kLows, int kHighs, class BinOf>
-  __device__ void fill(Histogram<kLows, kHighs>& histogram, const BinOf& bin_of) {
-    constexpr int kBins = kMass ? kHighs : kLows;
+  /// Sums counts or masses of kept tokens into the bins (what their bits fall short of those of 1, less
+  /// `first`) >> shift, as far as there are such; then, once all blocks have, those of groups over the
+  /// cluster.
+  template <bool kMass, bool kWeigh, int kLows, int kHighs>
+  __device__ void fill(Histogram<kLows, kHighs>& histogram, uint32_t first, int shift, int32_t* ids) {
+    constexpr uint32_t kBins = kMass ? kHighs : kLows;
     for (int b = threadIdx.x; b < kLows; b += kSliceThreads) histogram.low[b] = 0;
     for (int b = threadIdx.x; b < kHighs; b += kSliceThreads) histogram.high[b] = 0;
     __syncthreads();
-    for_each_kept<kWeigh>([&](uint32_t bits, int32_t id) {
-      const int bin = bin_of(kBitsOfOne - bits, id);
-      if (bin < 0 || bin >= kBins) return;
+    for_each<kWeigh>([&](uint32_t bits, int32_t id) {
+      const uint32_t bin = (kBitsOfOne - bits - first) >> shift;
+      if (bin >= kBins || !kept_.has(bits, id)) return;
       if constexpr (kMass) {
-        const Mass mass = digits_.mass(bits);
-        atomicAdd(&histogram.low[bin], digits_.low(mass));
-        atomicAdd(&histogram.high[bin], digits_.high(mass));
+        const Parts parts = digits_.parts(bits);
+        atomicAdd(&histogram.low[bin], parts.low);
+        atomicAdd(&histogram.high[bin], parts.high);
       } else {
         atomicAdd(&histogram.low[bin], 1U);
       }
+      if (ids != nullptr) ids[bin] = id;
     });
     __syncthreads();
-    const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+    // Four threads sum a group.
     constexpr int kGroups = kLows / kGroup;
-    for (int g = static_cast<int>(threadIdx.x) / kWarpSize; g < kGroups; g += kSliceWarps) {
-      const int bin = g * kGroup + lane;
-      const Mass sum =
-          warp_reduce(digits_.sum(histogram.low[bin], bin < kHighs ? histogram.high[bin] : 0), Sum{});
-      if (lane == 0) histogram.groups[g] = sum;
+    static_assert(4 * kGroups <= kSliceThreads);
+    Mass part = 0;
+    const int group = static_cast<int>(threadIdx.x) / 4;
+    if (group < kGroups) {
+      for (int j = 0; j < kGroup / 4; ++j) {
+        // By turns that keep to banks of their own.
+        const int bin = group * kGroup + (4 * (group + j) + static_cast<int>(threadIdx.x) % 4) % kGroup;
+        part += digits_.sum(histogram.low[bin], bin < kHighs ? histogram.high[bin] : 0);
+      }
     }
+    part += __shfl_xor_sync(kAllLanes, part, 1);
+    part += __shfl_xor_sync(kAllLanes, part, 2);
+    if (group < kGroups && threadIdx.x % 4 == 0) histogram.groups[group] = part;
     slice_.barrier();
     // A thread reads two groups of one block.
     static_assert(kGroups / 2 * kMaxCluster <= kSliceThreads);
@@ -290,9 +314,7 @@ class Draw {
   template <bool kMass, bool kWeigh>
   __device__ Mass build() {
     __syncthreads();
-    fill<kMass, kWeigh>(shared_.first, [](uint32_t short_of_one, int32_t) {
-      return static_cast<int>(short_of_one >> kFirstShift);
-    });
+    fill<kMass, kWeigh>(shared_.first, 0, kFirstShift, nullptr);
     Mass total = 0;
     for (int g = static_cast<int>(threadIdx.x) % kWarpSize; g < kCountBins / kGroup; g += kWarpSize) {
       total += shared_.first.totals[g];
@@ -305,27 +327,19 @@ class Draw {
   template <bool kMass>
   __device__ Place find(Mass target) {
     search(shared_.first, target, 0);
-    const auto upper = static_cast<uint32_t>(shared_.found.bin);
+    uint32_t short_of_one = static_cast<uint32_t>(shared_.found.bin) << kFirstShift;
     Mass before = shared_.found.before;
-    fill<kMass, false>(shared_.second, [upper](uint32_t short_of_one, int32_t) {
-      return short_of_one >> kFirstShift == upper
-                 ? static_cast<int>(short_of_one >> kFineBits & (kFineBins - 1))
-                 : -1;
-    });
+    fill<kMass, false>(shared_.second, short_of_one, kFineBits, nullptr);
     search(shared_.second, target, before);
-    const uint32_t middle = upper << kFineBits | static_cast<uint32_t>(shared_.found.bin);
+    short_of_one += static_cast<uint32_t>(shared_.found.bin) << kFineBits;
     before = shared_.found.before;
-    fill<kMass, false>(shared_.third, [middle, this](uint32_t short_of_one, int32_t id) {
-      if (short_of_one >> kFineBits != middle) return -1;
-      const auto bin = static_cast<int>(short_of_one & (kFineBins - 1));
-      shared_.ids[bin] = id;
-      return bin;
-    });
+    fill<kMass, false>(shared_.third, short_of_one, 0, shared_.ids);
     search(shared_.third, target, before);
     const int bin = shared_.found.bin;
+    short_of_one += static_cast<uint32_t>(bin);
     before = shared_.found.before;
     const Mass sum = shared_.found.sum;
-    Place place{kBitsOfOne - (middle << kFineBits | static_cast<uint32_t>(bin)), -1, 0};
+    Place place{kBitsOfOne - short_of_one, -1, 0};
     const Mass one = kMass ? digits_.mass(place.bits) : 1;
     const Mass tie = (target - before + one - 1) / one;
     place.reached = before + tie * one;
