@@ -301,7 +301,18 @@ template <class T, class Out, bool kGated>
 void launch_few_rows(const CudaContext& context, const FewRows& p, int64_t products) {
   if (products > 65535) device::cuda::refuse_op("gemm", "more than 65535 products");
   const int64_t w_rows = p.n * (kGated ? 2 : 1) * products;
-  const int64_t split = context.has_clusters ? few_rows_split(w_rows, p.k) : 1;
+  if (!context.has_clusters) {
+    // Before Hopper a block may have as little as 99 KiB of shared memory: this tile with 16 rows takes 96.
+    for (int64_t first = 0; first < p.m; first += 16) {
+      FewRows part = p;
+      part.m = p.m - first < 16 ? static_cast<int32_t>(p.m - first) : 16;
+      part.a = static_cast<const T*>(p.a) + first * p.a_stride;
+      part.out = static_cast<Out*>(p.out) + first * p.out_stride;
+      launch_few_rows_tile<T, Out, 2, kGated>(context, part, 1, products, FewRowsTile<2, 2>{});
+    }
+    return;
+  }
+  const int64_t split = few_rows_split(w_rows, p.k);
   const bool is_narrow = w_rows <= 2112;
   const bool is_middling = w_rows <= 4224;
   const auto launch_tile = [&](auto tokens, auto tile) {
@@ -310,7 +321,7 @@ void launch_few_rows(const CudaContext& context, const FewRows& p, int64_t produ
   constexpr std::integral_constant<int, 1> kEight;
   constexpr std::integral_constant<int, 2> kSixteen;
   if (p.m > 16) {
-    const bool halved = is_narrow && split == 1 && context.has_clusters && p.k >= 2 * kFewWarps * kChunk;
+    const bool halved = is_narrow && split == 1 && p.k >= 2 * kFewWarps * kChunk;
     launch_few_rows_tile<T, Out, 4, kGated>(context, p, halved ? 2 : split, products, FewRowsTile<2, 2>{});
   } else if constexpr (kGated) {
     p.m <= 8 ? launch_tile(kEight, FewRowsTile<2, 2>{}) : launch_tile(kSixteen, FewRowsTile<2, 2>{});
