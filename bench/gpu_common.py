@@ -369,12 +369,10 @@ def print_kernels(kernels: list[Kernel], top: int) -> None:
 
 def profile(engine: weft.Engine, prompts: Prompts, temperature: float = 0.0, top: int = 16) -> None:
     """Print the kernels of one replayed decode step, as CUPTI saw them. Needs torch with CUDA, for its profiler."""
-    import torch.profiler
+    import torch
 
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as recorded:
         ask(engine, prompts, 12, temperature)
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        recorded.export_chrome_trace(file.name)
-        events = json.loads(Path(file.name).read_text(encoding="utf-8"))["traceEvents"]
-    kernels = [(e["name"], e["ts"], e["ts"] + e["dur"]) for e in events if e.get("cat") == "kernel"]
+    events = [e for e in recorded.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    kernels = [(e.name, e.time_range.start, e.time_range.end) for e in events]
     print_kernels(step_kernels(kernels), top)
