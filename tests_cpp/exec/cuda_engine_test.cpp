@@ -18,6 +18,7 @@ namespace {
 
 using test::Generated;
 using test::TinyModel;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
@@ -152,10 +153,28 @@ TEST_F(CudaEngineTest, GraphsAreCapturedAtTheStartAndTimesAreKnownPerStage) {
 TEST_F(CudaEngineTest, ATimelineTellsOfReplaysToo) {
   const TinyModel model = tiny({.model = test::kDeepseekV3, .device = "cuda", .graphs = true});
   runtime::Runtime runtime(model.config, model.hooks);
-  test::generate(runtime, test::made_up_requests(model), 1);
+  auto requests = test::made_up_requests(model, 3);
+  runtime::StepBatch prompts;
+  for (const auto& request : requests) {
+    prompts.prefill.emplace_back(request.rid, static_cast<int64_t>(request.input_ids.size()));
+  }
+  prompts.admissions = std::move(requests);
+  runtime.wait(runtime.submit(std::move(prompts)));
+  ASSERT_EQ(runtime.stats().ranks.at(0).graph_replays, 0);
   runtime.trace_next_step();
-  test::generate(runtime, test::made_up_requests(model, 2, 10), 1, {.chunk = 64});
-  EXPECT_GT(runtime.timeline().size(), 50U);
+  const runtime::StepResult result = runtime.wait(runtime.submit({.decode = {true}}));
+  EXPECT_THAT(result.rids, ElementsAre(0, 1, 2));
+  EXPECT_EQ(runtime.stats().ranks.at(0).graph_replays, 1);
+  std::map<std::string, int64_t> count;
+  for (const runtime::TimelineSpan& span : runtime.timeline()) {
+    ++count[span.name];
+    EXPECT_LE(span.start_us, span.end_us) << span.name;
+  }
+  const int64_t num_layers = model.hooks.model->num_hidden_layers;
+  EXPECT_EQ(count["mla_norm_rope_write"], num_layers);
+  EXPECT_EQ(count["mla_decode"], num_layers);
+  EXPECT_EQ(count["expert_ffn"], num_layers - 1) << "the first layer is dense";
+  EXPECT_EQ(count["mla_prefill"], 0) << "the step before was not to be traced";
 }
 
 /// Runs a model eager and from graphs on a device with `options`; the error's text, if there is one.
@@ -190,8 +209,9 @@ void at_some_ops(int num_faults, const std::function<void(int64_t op)>& fault) {
     SCOPED_TRACE("op " + std::to_string(op));
     fault(op);
   }
-  // What one run takes is far more than this; other programs may move the number a little.
-  EXPECT_GE(device::make_cuda_device({})->memory().free_bytes + (size_t{64} << 20), free_bytes);
+  // What one run takes is far more than this; on a GPU, other programs may move the number a little.
+  const size_t slack = device::cuda_is_emulated() ? 0 : size_t{64} << 20;
+  EXPECT_GE(device::make_cuda_device({})->memory().free_bytes + slack, free_bytes);
 }
 
 TEST_F(CudaEngineTest, AnOpThatFailsIsNamedAndTheRuntimeEnds) {
