@@ -140,9 +140,9 @@ struct RopeCase {
   bool interleaved;
 };
 // Heads that lanes share in packs, of every number of lanes; and such as go element by element.
-constexpr RopeCase kRopeCases[] = {{2, 0, false},   {64, 0, true},   {64, 8, false},
-                                   {96, 0, false},  {128, 0, false}, {128, 0, true},
-                                   {128, 3, false}, {130, 0, true},  {256, 0, false}};
+constexpr RopeCase kRopeCases[] = {{2, 0, false},   {32, 0, false}, {32, 0, true},   {64, 0, true},
+                                   {64, 8, false},  {96, 0, false}, {128, 0, false}, {128, 0, true},
+                                   {128, 3, false}, {130, 0, true}, {256, 0, false}};
 
 TEST_F(CudaRowsTest, HeadsAreNormedRotatedAndWritten) {
   const auto positions = HostTensor(DType::kI32, {5}).fill_from({0, 7, -1, 3, 1});
@@ -241,6 +241,25 @@ TEST_F(CudaRowsTest, PositionsAndSlotsOutsideAreFailures) {
                 "cos_sin = [8, ..]"));
   EXPECT_THAT(failure(index(0, 1), index(1, 2)),
               HasSubstr("qk_norm_rope_write: slots[1]=2 is outside the cache = [2, ..]"));
+  const auto latents = HostTensor(DType::kF32, {2, 5}).fill_normal(3);
+  const auto weight = HostTensor(DType::kF32, {3}).fill_normal(4);
+  const auto mla_failure = [&](const HostTensor& positions, const HostTensor& slots) {
+    return cuda_failure([&](Side& s) {
+      ops::mla_norm_rope_write(s.stream(), {.q_rope = s.in(x),
+                                            .latents = s.in(latents),
+                                            .kv_norm = s.in(weight),
+                                            .cache = s.in(latents),
+                                            .positions = s.in(positions),
+                                            .slots = s.in(slots),
+                                            .cos_sin = s.in(table)});
+    });
+  };
+  EXPECT_EQ(mla_failure(index(7, -1), index(1, -1)), "");
+  EXPECT_THAT(mla_failure(index(-2, 0), index(1, 0)),
+              HasSubstr("cuda:test compute op 'mla_norm_rope_write': mla_norm_rope_write: positions[0]=-2 is "
+                        "outside cos_sin = [8, ..]"));
+  EXPECT_THAT(mla_failure(index(0, 1), index(1, 2)),
+              HasSubstr("mla_norm_rope_write: slots[1]=2 is outside the cache = [2, ..]"));
 }
 
 TEST_F(CudaRowsTest, RowsAreMovedByIndex) {

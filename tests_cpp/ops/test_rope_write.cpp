@@ -94,7 +94,7 @@ void for_each_case(const Body& body) {
   for (const cpu::Isa isa : available_isas()) {
     const cpu::IsaOverride override_isa(isa);
     for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
-      for (const int64_t dim : {2, 6, 34, 64}) {
+      for (const int64_t dim : {2, 6, 32, 34, 64}) {
         for (const bool interleaved : {false, true}) {
           SCOPED_TRACE(std::string(cpu::isa_name(isa)) + " " + std::string(dtype_name(dtype)) +
                        " dim=" + std::to_string(dim) + (interleaved ? " interleaved" : ""));
@@ -187,7 +187,7 @@ TEST(RopeWriteTest, LatentsAreNormedAndTheSharedKeyIsRotated) {
   });
 }
 
-/// Arguments of a call on a stream, of two heads for q and one for k and v.
+/// Arguments of a call on a stream: heads of 8, two for q and one for k and v; 6 slots and 4 positions.
 QkNormRopeWriteArgs small_call(StreamOps& ops, const HostTensor& positions, const HostTensor& slots) {
   const int64_t rows = positions.shape(0);
   const auto heads = [&](int64_t n, uint64_t seed) {
@@ -200,6 +200,18 @@ QkNormRopeWriteArgs small_call(StreamOps& ops, const HostTensor& positions, cons
           .k_norm = {},
           .k_cache = ops.upload(HostTensor(DType::kF32, {6, 1, 8})),
           .v_cache = ops.upload(HostTensor(DType::kF32, {6, 1, 8})),
+          .positions = ops.upload(positions),
+          .slots = ops.upload(slots),
+          .cos_sin = ops.upload(make_table(4, 8))};
+}
+
+/// The same for latents of 5 + 8.
+MlaNormRopeWriteArgs small_mla_call(StreamOps& ops, const HostTensor& positions, const HostTensor& slots) {
+  const int64_t rows = positions.shape(0);
+  return {.q_rope = ops.upload(HostTensor(DType::kF32, {rows, 2, 8}).fill_normal(1)),
+          .latents = ops.upload(HostTensor(DType::kF32, {rows, 13}).fill_normal(2)),
+          .kv_norm = ops.upload(HostTensor(DType::kF32, {5}).fill_normal(3)),
+          .cache = ops.upload(HostTensor(DType::kF32, {6, 13})),
           .positions = ops.upload(positions),
           .slots = ops.upload(slots),
           .cos_sin = ops.upload(make_table(4, 8))};
@@ -258,14 +270,30 @@ TEST(RopeWriteTest, RunsOnAStreamAndFailsOnWhatLiesOutside) {
   EXPECT_THAT(
       failure(index(3, 1), index(1, 6)),
       ThrowsMessage<Error>(HasSubstr("qk_norm_rope_write: slots[1]=6 is outside the cache = f32[6, 1, 8]")));
+  const auto mla_failure = [&](const HostTensor& positions, const HostTensor& slots) {
+    return [&] {
+      StreamOps ops;
+      mla_norm_rope_write(ops.stream(), small_mla_call(ops, positions, slots));
+      ops.wait();
+    };
+  };
+  EXPECT_NO_THROW(mla_failure(index(3, -1), index(5, -1))());
+  EXPECT_THAT(
+      mla_failure(index(-2, 0), index(5, 0)),
+      ThrowsMessage<Error>(HasSubstr("mla_norm_rope_write: positions[0]=-2 is outside cos_sin = f32[4, 8]")));
+  EXPECT_THAT(
+      mla_failure(index(3, 1), index(1, 6)),
+      ThrowsMessage<Error>(HasSubstr("mla_norm_rope_write: slots[1]=6 is outside the cache = f32[6, 13]")));
 }
 
 TEST(RopeWriteTest, NoTokensIsNoOp) {
   StreamOps ops;
-  const QkNormRopeWriteArgs args =
-      small_call(ops, HostTensor(DType::kI32, {0}), HostTensor(DType::kI32, {0}));
+  const HostTensor none(DType::kI32, {0});
+  const QkNormRopeWriteArgs args = small_call(ops, none, none);
+  const MlaNormRopeWriteArgs mla = small_mla_call(ops, none, none);
   ops.stream().begin_capture();
   qk_norm_rope_write(ops.stream(), args);
+  mla_norm_rope_write(ops.stream(), mla);
   EXPECT_EQ(ops.stream().end_capture()->num_ops(), 0U);
 }
 
@@ -295,15 +323,56 @@ TEST(RopeWriteTest, RejectsArgumentsThatDoNotFit) {
       ThrowsMessage<Error>(HasSubstr("qk_norm_rope_write: cos_sin is bf16[16, 8]; its dtype must be f32")));
   EXPECT_THAT(run([&](auto& a) { a.k_norm = view(DType::kF32, {7}); }),
               ThrowsMessage<Error>(HasSubstr("qk_norm_rope_write: k_norm is f32[7]; its shape must be [8]")));
-  const TensorView odd = view(DType::kBF16, {3, 2, 7});
-  const MlaNormRopeWriteArgs mla{.q_rope = odd,
-                                 .latents = view(DType::kBF16, {3, 12}),
-                                 .kv_norm = view(DType::kBF16, {5}),
-                                 .cache = view(DType::kBF16, {4, 12}),
-                                 .positions = view(DType::kI32, {3}),
-                                 .slots = view(DType::kI32, {3}),
-                                 .cos_sin = view(DType::kF32, {9, 7})};
-  EXPECT_THAT([&] { mla_norm_rope_write(ops.stream(), mla); },
+}
+
+TEST(RopeWriteTest, RejectsLatentsThatDoNotFit) {
+  StreamOps ops;
+  const auto view = [](DType dtype, std::initializer_list<int64_t> shape) {
+    return device::make_view(nullptr, dtype, shape);
+  };
+  const auto two = HostTensor(DType::kI32, {2}).fill(0);
+  const MlaNormRopeWriteArgs good = small_mla_call(ops, two, two);
+  const auto run = [&](const auto& change) {
+    return [&ops, good, change] {
+      MlaNormRopeWriteArgs args = good;
+      change(args);
+      mla_norm_rope_write(ops.stream(), args);
+    };
+  };
+  EXPECT_THAT(run([&](auto& a) {
+                a.latents = view(DType::kF32, {3, 13});
+              }),
+              ThrowsMessage<Error>(
+                  HasSubstr("mla_norm_rope_write: latents is f32[3, 13]; its shape must be [2, any]")));
+  EXPECT_THAT(run([&](auto& a) {
+                a.latents = view(DType::kF32, {2, 7});
+              }),
+              ThrowsMessage<Error>(HasSubstr("mla_norm_rope_write: latents is f32[2, 7]; it must have more "
+                                             "than the 8 columns of q_rope")));
+  EXPECT_THAT(
+      run([&](auto& a) {
+        a.latents = view(DType::kBF16, {2, 13});
+      }),
+      ThrowsMessage<Error>(HasSubstr("mla_norm_rope_write: latents is bf16[2, 13]; its dtype must be f32")));
+  EXPECT_THAT(run([&](auto& a) {
+                a.cache = view(DType::kF32, {6, 12});
+              }),
+              ThrowsMessage<Error>(
+                  HasSubstr("mla_norm_rope_write: cache is f32[6, 12]; its shape must be [any, 13]")));
+  EXPECT_THAT(
+      run([&](auto& a) { a.kv_norm = view(DType::kF32, {6}); }),
+      ThrowsMessage<Error>(HasSubstr("mla_norm_rope_write: kv_norm is f32[6]; its shape must be [5]")));
+  EXPECT_THAT(run([&](auto& a) { a.slots = view(DType::kI32, {3}); }),
+              ThrowsMessage<Error>(HasSubstr("mla_norm_rope_write: slots is i32[3]; its shape must be [2]")));
+  EXPECT_THAT(run([&](auto& a) {
+                a.cos_sin = view(DType::kF32, {4, 6});
+              }),
+              ThrowsMessage<Error>(
+                  HasSubstr("mla_norm_rope_write: cos_sin is f32[4, 6]; its shape must be [any, 8]")));
+  EXPECT_THAT(run([&](auto& a) {
+                a.q_rope = view(DType::kF32, {2, 2, 7});
+                a.kv_norm = view(DType::kF32, {6});
+              }),
               ThrowsMessage<Error>(HasSubstr("mla_norm_rope_write: rope_dim=7 must be even")));
 }
 
