@@ -1,11 +1,15 @@
 """What the scripts of this folder share: the programs of bench/cpp, and the names of machine and commit."""
 
+import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+HBM_BYTES_PER_S = 4.2e12  # of an H200, measured: what the floors are taken from
 ROOT = Path(__file__).resolve().parent.parent
 # Of CUDA kernels, where ./dev puts them: without these, native kernels alone are measured.
 HEADERS = {
@@ -33,6 +37,32 @@ def build(target: str) -> Path:
         if done.returncode != 0:
             sys.exit(f"{done.stdout}{done.stderr}\nbench: could not build {target}")
     return folder / target
+
+
+class Program:
+    """A running program of bench/cpp that answers each line of its input with a line of JSON."""
+
+    def __init__(self, path: Path, *args: str, env: Mapping[str, str] | None = None) -> None:
+        self._name = path.name
+        self._process = subprocess.Popen(
+            [str(path), *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+        )
+
+    def ask(self, request: str) -> dict[str, Any]:
+        """Ends this program if the other one has ended."""
+        to, answers = self._process.stdin, self._process.stdout
+        if to is None or answers is None:
+            sys.exit(f"{self._name} has no pipes")
+        line = ""
+        try:
+            print(request, file=to, flush=True)
+            line = answers.readline()
+        except BrokenPipeError:
+            pass
+        if not line:
+            sys.exit(f"{self._name} stopped at '{request}'")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
 
 def cpu_name() -> str:

@@ -17,38 +17,17 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import torch
-from common import build, commit, cpu_name
+from common import Program, build, commit, cpu_name
 
 SHAPES = [(m, n, k) for n, k in [(4096, 4096), (2048, 2048), (768, 2048)] for m in [1, 16, 64, 256]]
 COLD_BYTES = 128 << 20
 MAX_ERROR = {"f32": 1e-5, "bf16": 1e-5, "f16": 1e-5}
 TORCH_DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
-
-
-class Weft:
-    """A running bench_gemm."""
-
-    def __init__(self, program: Path, threads: int) -> None:
-        self.process = subprocess.Popen(
-            [str(program), str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def ask(self, request: str) -> dict[str, object]:
-        to, answers = self.process.stdin, self.process.stdout
-        if to is None or answers is None:
-            sys.exit("cpu_gemm: bench_gemm has no pipes")
-        print(request, file=to, flush=True)
-        line = answers.readline()
-        if not line:
-            sys.exit(f"cpu_gemm: bench_gemm stopped at '{request}'")
-        answer: dict[str, object] = json.loads(line)
-        return answer
 
 
 def time_torch(weights: list[torch.Tensor], a: torch.Tensor, seconds: float) -> list[float]:
@@ -88,9 +67,9 @@ def main() -> None:
     os.sched_setaffinity(0, cores[: args.threads])
     torch.set_num_threads(args.threads)
     dtype = TORCH_DTYPES[args.dtype]
-    weft = Weft(program, args.threads)
+    weft = Program(program, str(args.threads))
     load_before = os.getloadavg()[0]
-    read_rate = float(str(weft.ask("read 1")["gb_per_s"]))
+    read_rate = float(weft.ask("read 1")["gb_per_s"])
     isa = weft.ask("isa")["isa"]
     print(
         f"{cpu_name()}, {args.threads} threads, {isa}, {args.dtype}, commit {commit()}, torch {torch.__version__}, "
@@ -110,8 +89,8 @@ def main() -> None:
         error = 0.0
         for _ in range(args.rounds):
             answer = weft.ask(f"gemm {args.dtype} {m} {n} {k} {args.seconds}")
-            weft_us += [float(x) for x in answer["us"]]  # type: ignore[attr-defined]
-            error = max(error, float(str(answer["max_error"])))
+            weft_us += answer["us"]
+            error = max(error, answer["max_error"])
             time.sleep(0.02)
             torch_us += time_torch(weights, a, args.seconds)
             time.sleep(0.02)  # PyTorch's threads spin for a while before they sleep

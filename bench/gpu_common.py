@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common import commit
+from common import HBM_BYTES_PER_S, commit
 
 import weft
 from weft import gpu
 
-HBM_BYTES_PER_S = 4.2e12  # of an H200, measured: what the floors are taken from
 BF16 = 2
 CONTEXT = 4096
 PEERS = ("vllm", "sglang", "at_least", "goal")  # vLLM 0.26.0, SGLang 0.5.17, and what weft is to reach

@@ -19,14 +19,12 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
 import torch
-from common import build, commit
+from common import HBM_BYTES_PER_S, Program, build, commit
 
-HBM_BYTES_PER_S = 4.2e12  # of an H200, measured
 COLD_BYTES = 256 << 20
 MAX_ERROR = {"bf16": 0.006, "f32": 1e-5, "gated": 0.02}
 # model, projection, n, k
@@ -53,31 +51,6 @@ def cublas_of_torch() -> dict[str, str]:
         if library.exists():
             return {"WEFT_CUBLASLT_SO": str(library)}
     return {}
-
-
-class Weft:
-    """A running bench_gpu_gemm."""
-
-    def __init__(self, program: Path) -> None:
-        self.process = subprocess.Popen(
-            [str(program)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**cublas_of_torch(), **os.environ},
-        )
-
-    def ask(self, request: str) -> tuple[float, float]:
-        """Median us of a call, and the largest error."""
-        to, answers = self.process.stdin, self.process.stdout
-        if to is None or answers is None:
-            sys.exit("gpu_gemm: bench_gpu_gemm has no pipes")
-        print(request, file=to, flush=True)
-        line = answers.readline()
-        if not line:
-            sys.exit(f"gpu_gemm: bench_gpu_gemm stopped at '{request}'")
-        answer = json.loads(line)
-        return statistics.median(answer["us"]), float(answer["max_error"])
 
 
 def time_torch(m: int, n: int, k: int) -> float:
@@ -111,7 +84,7 @@ def main() -> None:
     args = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("gpu_gemm: there is no GPU")
-    weft = Weft(args.program or build("bench_gpu_gemm"))
+    weft = Program(args.program or build("bench_gpu_gemm"), env={**cublas_of_torch(), **os.environ})
     peak = 2 * 8192**3 / time_torch(8192, 8192, 8192) * 1e6
     about = {
         "gpu": torch.cuda.get_device_name(),
@@ -132,7 +105,8 @@ def main() -> None:
                 continue  # of a prompt, only the last row is asked for
             kind = "gated" if product == "gate_up" else "f32" if product in ("lm_head", "router") else "bf16"
             request = f"gated {m} {n // 2} {k}" if kind == "gated" else f"gemm {kind} {m} {n} {k}"
-            ours, error = weft.ask(request)
+            answer = weft.ask(request)
+            ours, error = statistics.median(answer["us"]), float(answer["max_error"])
             if not error <= MAX_ERROR[kind]:
                 sys.exit(f"gpu_gemm: m={m} n={n} k={k} ({kind}) is wrong by {error}")
             theirs = time_torch(m, n, k)

@@ -19,38 +19,18 @@ Needs torch with CUDA. --program: a bench_moe that is built already.
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import torch
-from common import build, commit
+from common import HBM_BYTES_PER_S, Program, build, commit
 
 MODELS = {"qwen3-30b-a3b": (128, 8, 2048, 768), "deepseek-v2-lite": (64, 6, 2048, 1408)}
 OPS = ("router", "route", "experts", "combine")
 MAX_ERROR = 0.01
-HBM_BYTES_PER_S = 4.2e12
 BF16_FLOPS = 790e12
 TORCH_ROWS = 512  # above it PyTorch's loop is no baseline anyone would use
-
-
-class Weft:
-    """A running bench_moe."""
-
-    def __init__(self, program: Path) -> None:
-        self.process = subprocess.Popen([str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def ask(self, request: str) -> dict[str, float]:
-        to, answers = self.process.stdin, self.process.stdout
-        if to is None or answers is None:
-            sys.exit("gpu_moe: bench_moe has no pipes")
-        print(request, file=to, flush=True)
-        line = answers.readline()
-        if not line:
-            sys.exit(f"gpu_moe: bench_moe stopped at '{request}'")
-        answer: dict[str, float] = json.loads(line)
-        return answer
 
 
 class Torch:
@@ -108,7 +88,7 @@ def main() -> None:
     args = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("gpu_moe: PyTorch sees no GPU")
-    weft = Weft(args.program if args.program else build("bench_moe"))
+    weft = Program(args.program or build("bench_moe"))
     print(f"{torch.cuda.get_device_name()}, commit {commit()}, torch {torch.__version__}")
     table: list[dict[str, object]] = []
     for name in args.model:

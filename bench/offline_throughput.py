@@ -18,8 +18,8 @@ import statistics
 import sys
 import tempfile
 
+from common import HBM_BYTES_PER_S
 from gpu_common import (
-    HBM_BYTES_PER_S,
     PEERS,
     SHAPES,
     Prompts,
