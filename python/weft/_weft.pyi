@@ -487,10 +487,7 @@ class CudaStatus(TypedDict):
     emulated: bool
     why_no_gpu: str
 
-class CudaInfo(TypedDict):
-    built: bool
-    emulated: bool
-    why_no_gpu: str
+class CudaInfo(CudaStatus):
     gpus: list[GpuInfo]
 
 def cuda_status() -> CudaStatus: ...
