@@ -22,7 +22,13 @@ import argparse
 import itertools
 import json
 import statistics
+import sys
 import tempfile
+
+# Before weft: libcufile, which comes with torch, has a C++ runtime in it. Behind weft's, free() aborts on pointers of
+# the other one.
+if "--profile" in sys.argv:
+    import torch  # noqa: F401
 
 from gpu_common import (
     CONTEXT,
@@ -36,9 +42,9 @@ from gpu_common import (
     make_prompts,
     need_gpu,
     print_about,
-    profile,
     write_config,
 )
+from gpu_profile import profile
 
 import weft
 
@@ -63,7 +69,9 @@ def measure(engine: weft.Engine, batch: int, kv: int, vocab: int, rounds: int) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--model", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 128, 256])
     parser.add_argument("--kv", type=int, nargs="+", default=[LOAD, 1024, 4096])
