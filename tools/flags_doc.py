@@ -22,7 +22,9 @@ INTRODUCTION = """# Flags
 
 Written by `python tools/flags_doc.py > docs/flags.md`; a test checks that it is current.
 
-weft takes SGLang's flags, with SGLang's names, aliases, types and defaults. A flag of SGLang has one of three states:
+weft takes SGLang's flags, with SGLang's names, aliases, types and defaults; only sizes of the KV cache have defaults
+of weft's own: `--page-size` on a GPU, `--max-running-requests`, `--max-total-tokens` and `--mem-fraction-static`. A
+flag of SGLang has one of three states:
 
 - it **works**;
 - it is **planned**: it parses, is checked and derives like any other, and `Engine` refuses it before any work, saying
