@@ -1,4 +1,4 @@
-"""On a GPU: transformers' numbers in bf16, the demo model's answers, memory. Skipped where no GPU can be used."""
+"""On a GPU: transformers' numbers in 16 bits and f32, the demo model's answers, memory; skipped without a GPU."""
 
 import json
 
@@ -83,26 +83,46 @@ def check_paths(stats, flags):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", ALL)
 def test_bf16_is_as_close_as_transformers_is(models, name, mode):
-    """The mean error of a log-probability, against f32 with the same weights, is at most that of transformers' bf16."""
-    tiny = models(name, torch.bfloat16)
-    vocab = ALL[name][1]["vocab_size"]
-    prompts = make_prompts(LENGTHS, vocab)
-    with Engine(model_path=tiny.path, device="cuda", **(SIZES | MODES[mode])) as engine:
-        errors = logprob_errors(engine, tiny, prompts, NEW_TOKENS)
-        check_paths(engine.stats(), MODES[mode])
-    theirs = transformers_error(tiny, prompts)
-    assert errors.mean() <= 1.2 * theirs.mean() + 2e-3, f"mean {errors.mean():.4f}, transformers {theirs.mean():.4f}"
-    assert errors.max() <= 3 * theirs.max() + 2e-2, f"worst {errors.max():.4f}, transformers {theirs.max():.4f}"
+    """Of a log-probability's error against f32 with the same weights, beside that of transformers' bf16.
+
+    The mean is at most 1.2 times theirs and 2e-3, the worst 3 times and 2e-2.
+    """
+    ours, theirs = errors_of(models, name, torch.bfloat16, MODES[mode])
+    assert ours.mean() <= 1.2 * theirs.mean() + 2e-3, f"mean {ours.mean():.4f}, transformers {theirs.mean():.4f}"
+    assert ours.max() <= 3 * theirs.max() + 2e-2, f"worst {ours.max():.4f}, transformers {theirs.max():.4f}"
+
+
+@pytest.mark.parametrize("mode", ["eager, prompts whole", "graphs, chunks of 16"])
+@pytest.mark.parametrize("name", [*FRIENDLY, "v3"])
+def test_f16_is_as_close_as_transformers_is(models, name, mode):
+    """The same for f16, whose rounding is an eighth of bf16's.
+
+    The median is at most 1.2 times theirs and 2e-4, the mean 1.2 times and 2e-3. The worst is no measure: few tokens
+    meet a near tie of experts, and it is chance which.
+    """
+    ours, theirs = errors_of(models, name, torch.float16, MODES[mode])
+    assert ours.median() <= 1.2 * theirs.median() + 2e-4, f"{ours.median():.5f}, transformers {theirs.median():.5f}"
+    assert ours.mean() <= 1.2 * theirs.mean() + 2e-3, f"mean {ours.mean():.5f}, transformers {theirs.mean():.5f}"
+
+
+def errors_of(models, name, dtype, flags):
+    """How far log-probabilities are from those in f32, of an engine and of transformers: f32 [tokens] each."""
+    tiny = models(name, dtype)
+    prompts = make_prompts(LENGTHS, ALL[name][1]["vocab_size"])
+    with Engine(model_path=tiny.path, device="cuda", **(SIZES | flags)) as engine:
+        ours = logprob_errors(engine, tiny, prompts, NEW_TOKENS)
+        check_paths(engine.stats(), flags)
+    return ours, transformers_error(tiny, prompts, dtype)
 
 
 @torch.inference_mode()
-def transformers_error(tiny, prompts):
-    """How far transformers in bf16, on the GPU if PyTorch has one, is from itself in f32: f32 [tokens]."""
+def transformers_error(tiny, prompts, dtype):
+    """How far transformers in `dtype`, on the GPU if PyTorch has one, is from itself in f32: f32 [tokens]."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     errors = []
     wanted = [tiny.logprobs(prompt) for prompt in prompts]
     tiny.model.config._experts_implementation = "eager"  # the others want widths of whole vectors
-    tiny.model.to(device, torch.bfloat16)
+    tiny.model.to(device, dtype)
     for prompt, want in zip(prompts, wanted, strict=True):
         logits = tiny.model(torch.tensor([prompt], device=device)).logits[0]
         got = torch.log_softmax(logits.float(), dim=-1).cpu()
@@ -144,7 +164,8 @@ def test_memory_is_what_was_promised_and_comes_back():
         taken = before - gpu.free_bytes()
         assert engine.config.max_total_tokens == 64 * 1024
     assert 0 < taken < 0.05 * before + (1 << 30)
-    assert gpu.free_bytes() >= before - (64 << 20)
+    others = 64 << 20 if gpu.memory_mib() else 0  # of a real GPU other programs may take some
+    assert gpu.free_bytes() >= before - others
 
 
 def test_the_kv_cache_takes_its_share_of_the_gpu():
