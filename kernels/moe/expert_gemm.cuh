@@ -10,9 +10,11 @@
 ///
 /// A block has one of equal shares of the weights of all experts that got rows, cut into units of 16 * kTiles
 /// weight rows. Each of its warps owns one segment of k (product.cuh), so bits are those of the other
-/// kernels. Weights are the tensor core's A: they come straight from memory into a ring of registers, and
-/// each load is followed by that of the next unit, so a warp always has 2 * kSteps * kTiles loads of 16 bytes
-/// a lane under way. The rows of the expert, the tensor core's B, wait in shared memory.
+/// kernels. Weights are the tensor core's A: a lane copies its own into a ring in shared memory, and each
+/// copy is followed by that of the next unit, so a warp always has 2 * kSteps * kTiles copies of 16 bytes a
+/// lane under way. (Loads into registers have to pass through the L1 cache, of which a kernel that was
+/// launched early may find little: multiprocessors keep the split of the kernels before.) The rows of the
+/// expert, the tensor core's B, wait in shared memory.
 namespace weft::kernels {
 
 struct ExpertGemm {
@@ -42,15 +44,15 @@ struct ExpertTexts {
   const char* bad_source;
 };
 
-__device__ inline uint4 load_streamed(const void* from) {
+/// copy_async() of what is read once.
+__device__ inline void copy_streamed(uint4* shared, const void* global, bool exists) {
 #if WEFT_CUDA_EMULATED
-  return *static_cast<const uint4*>(from);
+  copy_async(shared, global, exists);
 #else
-  uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(from));
-  return v;
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(address), "l"(global),
+               "r"(exists ? 16 : 0)
+               : "memory");
 #endif
 }
 
@@ -67,16 +69,18 @@ struct ExpertShape {
   static constexpr int kThreads = kSegments * kWarpSize;
   static constexpr int kTileColumns = kSilu ? 8 : 16;  // of out
   static constexpr int kUnitColumns = kTiles * kTileColumns;
-  static constexpr int kPartials = kTiles * kRowBlocks * 128;  // sums of a warp
-  static constexpr int kBuffers = kRowBlocks == 3 ? 1 : 2;     // of partial sums
+  static constexpr int kRing = kSteps * kTiles * 2 * kWarpSize;  // accesses of a warp's ring
+  static constexpr int kPartials = kTiles * kRowBlocks * 128;    // sums of a warp
+  static constexpr int kBuffers = kRowBlocks == 3 ? 1 : 2;       // of partial sums
 
   static int32_t max_items(int64_t copies, int64_t experts) {
     const int64_t most = (copies < experts ? copies : experts) + copies / kRows;
     return static_cast<int32_t>(most < copies ? most : copies);
   }
   static size_t shared_bytes(int64_t segment, int32_t max_items) {
-    return static_cast<size_t>(kSegments * segment * kRows * 2 + kBuffers * kSegments * kPartials * 4 +
-                               kSegments * 4 + max_items * static_cast<int64_t>(sizeof(ExpertItem)));
+    return static_cast<size_t>(kSegments * (segment * kRows * 2 + kRing * 16) +
+                               kBuffers * kSegments * kPartials * 4 + kSegments * 4 +
+                               max_items * static_cast<int64_t>(sizeof(ExpertItem)));
   }
 };
 
@@ -105,7 +109,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
   const int t = lane % 4;
   const int steps = static_cast<int>(p.segment) / kStepK;
   uint4* const all_rows = dynamic_shared<uint4>();  // [segment][step][row][4]
-  auto* const partial = reinterpret_cast<float*>(all_rows + int64_t{kSegments} * steps * Shape::kRows * 4);
+  uint4* const rings = all_rows + int64_t{kSegments} * steps * Shape::kRows * 4;
+  auto* const partial = reinterpret_cast<float*>(rings + kSegments * Shape::kRing);
   auto* const scan = reinterpret_cast<int32_t*>(partial + Shape::kBuffers * kSegments * Shape::kPartials);
   auto* const items = reinterpret_cast<ExpertItem*>(scan + kSegments);
   uint4* const my_rows = all_rows + int64_t{warp} * steps * Shape::kRows * 4;
@@ -195,20 +200,23 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
     }
     aim();
   };
-  uint4 ring[kTiles][kSteps][2];
-  const auto load = [&](int i, int s) {
+  uint4* const ring = rings + warp * Shape::kRing + lane;  // [step][tile][half][lane]: a lane's own
+  const auto load = [&](int s) {
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      ring[i][s][h] = s * kStepK < next_limit[i][h] ? load_streamed(next_w[i][h] + s * kStepK) : uint4{};
+    for (int i = 0; i < kTiles; ++i) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const bool exists = s * kStepK < next_limit[i][h];
+        copy_streamed(ring + ((s * kTiles + i) * 2 + h) * kWarpSize,
+                      exists ? next_w[i][h] + s * kStepK : static_cast<const T*>(p.w), exists);
+      }
     }
+    commit_copies();
   };
 
   aim();
 #pragma unroll
-  for (int s = 0; s < kSteps; ++s) {
-#pragma unroll
-    for (int i = 0; i < kTiles; ++i) load(i, s);
-  }
+  for (int s = 0; s < kSteps; ++s) load(s);
   int32_t item = next_item;
   int32_t unit = next_unit;
   advance();
@@ -223,26 +231,42 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
       first_row = items[item].first_row;
       rows = items[item].rows;
       __syncwarp();
-      // A warp's part of a row is contiguous, so neighbours copy along the row.
-      for (int i = lane; i < rows * steps * 4; i += kWarpSize) {
-        const int row = i / (steps * 4);
-        const int in_row = i - row * steps * 4;
-        const int32_t k = 8 * in_row;
-        int32_t from = first_row + row;
-        if (p.source != nullptr) {
-          from = p.source[from];
-          if (from < 0 || from >= p.a_rows) {
-            fail(site, texts.bad_source, first_row + row, from, p.a_rows);
-            from = 0;
+      // A warp's part of a row is contiguous, so neighbours copy along the row. Not asynchronously: to wait
+      // for such copies is to wait for the weights that are under way.
+      constexpr int kAtOnce = 8;
+      const int row_packs = steps * 4;
+      const int count = rows * row_packs;
+      for (int first = lane; first < count; first += kAtOnce * kWarpSize) {
+        int32_t from[kAtOnce];  // row of a
+        uint4 values[kAtOnce];
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) {
+          const int i = first + j * kWarpSize;
+          from[j] = first_row + i / row_packs;
+          if (p.source != nullptr && i < count) from[j] = p.source[from[j]];
+        }
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) {
+          const int i = first + j * kWarpSize;
+          const int32_t k = 8 * (i % row_packs);
+          const bool bad = from[j] < 0 || from[j] >= p.a_rows;
+          values[j] = uint4{};
+          if (i >= count || k >= p.segment || segment_k + k >= p.k) continue;
+          const T* a = static_cast<const T*>(p.a) + (bad ? 0 : from[j]) * p.a_stride + segment_k + k;
+          values[j] = *reinterpret_cast<const uint4*>(a);
+        }
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) {
+          const int i = first + j * kWarpSize;
+          if (i >= count) continue;
+          const int row = i / row_packs;
+          const int in_row = i % row_packs;
+          my_rows[(in_row / 4 * Shape::kRows + row) * 4 + in_row % 4] = values[j];
+          if (from[j] < 0 || from[j] >= p.a_rows) {
+            fail(site, texts.bad_source, first_row + row, from[j], p.a_rows);
           }
         }
-        const T* a = static_cast<const T*>(p.a) + from * p.a_stride + segment_k;
-        const bool exists = k < p.segment && segment_k + k < p.k;
-        copy_async(my_rows + (in_row / 4 * Shape::kRows + row) * 4 + in_row % 4,
-                   exists ? a + k : static_cast<const T*>(p.a), exists);
       }
-      commit_copies();
-      wait_for_copies<0>();
       __syncwarp();
       new_item = false;
     }
@@ -253,7 +277,14 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
       const uint4* const chunk_rows = my_rows + int64_t{chunk} * kSteps * Shape::kRows * 4 + lane;
 #pragma unroll
       for (int s = 0; s < kSteps; ++s) {
+        wait_for_copies<kSteps - 1>();
         if (chunk * kSteps + s < steps) {
+          uint4 weights[kTiles][2];
+#pragma unroll
+          for (int i = 0; i < kTiles; ++i) {
+#pragma unroll
+            for (int h = 0; h < 2; ++h) weights[i][h] = ring[((s * kTiles + i) * 2 + h) * kWarpSize];
+          }
 #pragma unroll
           for (int r = 0; r < blocks; ++r) {
             const uint4 row = chunk_rows[(s * Shape::kRows + 8 * r) * 4];
@@ -263,15 +294,14 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
               for (int half = 0; half < 2; ++half) {
                 uint32_t a[4];
                 uint32_t b[2];
-                as_a(a, ring[i][s][0], ring[i][s][1], half);
+                as_a(a, weights[i][0], weights[i][1], half);
                 as_b(b, row, half);
                 mma_16x8x16<T>(sums[i][r], a, b);
               }
             }
           }
         }
-#pragma unroll
-        for (int i = 0; i < kTiles; ++i) load(i, s);
+        load(s);
       }
     };
     const int row_blocks = (rows + 7) / 8;
@@ -330,6 +360,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
       new_item = true;
     }
   }
+  wait_for_copies<0>();
 }
 
 }  // namespace weft::kernels

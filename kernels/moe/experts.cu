@@ -3,6 +3,7 @@
 // few rows an expert (16-bit, aligned): expert_gemm.cuh, with rows gathered and silu_mul applied on the way.
 // otherwise: rows are copied, and products and silu_mul are separate kernels: DeepGEMM's where it is part of
 // the build, and rows are aligned to its tiles; else those of gemm.cu.
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/common/row_copy.cuh"
@@ -21,10 +22,12 @@ constexpr ExpertTexts kTexts{kBadOffsets, kBadSource};
 // With more rows than this an expert, on average, tensor cores and not memory are the limit.
 constexpr int64_t kMostRows = 24;
 
-size_t most_shared_bytes() {
+/// Of the device of this thread.
+size_t shared_limit(cudaDeviceAttr attribute) {
+  int ordinal = 0;
   int limit = 0;
-  device::cuda::check_cuda(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0),
-                           "cudaDeviceGetAttribute");
+  device::cuda::check_cuda(cudaGetDevice(&ordinal), "cudaGetDevice");
+  device::cuda::check_cuda(cudaDeviceGetAttribute(&limit, attribute, ordinal), "cudaDeviceGetAttribute");
   return static_cast<size_t>(limit);
 }
 
@@ -68,8 +71,11 @@ template <class Shape>
 bool launch_shape(const CudaContext& context, ExpertGemm p) {
   p.max_items = Shape::max_items(p.max_rows, p.experts);
   const size_t shared = Shape::shared_bytes(p.segment, p.max_items);
-  if (shared > most_shared_bytes()) return false;
-  const LaunchShape shape{.grid = dim3(static_cast<unsigned>(context.num_sms * Shape::kBlocksPerSm)),
+  if (shared > shared_limit(cudaDevAttrMaxSharedMemoryPerBlockOptin)) return false;
+  // Blocks have equal shares, so all must run at once. CUDA takes 1 KiB a block for itself.
+  const size_t room = shared_limit(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / (shared + 1024);
+  const int blocks_per_sm = std::max(1, std::min(static_cast<int>(room), Shape::kBlocksPerSm));
+  const LaunchShape shape{.grid = dim3(static_cast<unsigned>(context.num_sms * blocks_per_sm)),
                           .block = dim3(Shape::kThreads),
                           .shared_bytes = shared};
   launch<&expert_gemm_kernel<Shape>>(context, shape, context.site, kTexts, p);
