@@ -10,11 +10,13 @@
 ///
 /// A block has one of equal shares of the weights of all experts that got rows, cut into units of 16 * kTiles
 /// weight rows. Each of its warps owns one segment of k (product.cuh), so bits are those of the other
-/// kernels. Weights are the tensor core's A: a lane copies its own into a ring in shared memory, and each
-/// copy is followed by that of the next unit, so a warp always has 2 * kSteps * kTiles copies of 16 bytes a
-/// lane under way. (Loads into registers have to pass through the L1 cache, of which a kernel that was
-/// launched early may find little: multiprocessors keep the split of the kernels before.) The rows of the
-/// expert, the tensor core's B, wait in shared memory.
+/// kernels. Weights are the tensor core's A: each lane has a ring of its own for them, and each load is
+/// followed by that of the next unit, so a warp always has 2 * kSteps * kTiles loads of 16 bytes a lane under
+/// way. The rows of the expert, the tensor core's B, wait in shared memory.
+///
+/// The ring is in registers if kRowBlocks rows leave no room in shared memory. But such loads pass through
+/// the L1 cache, of which a kernel that is dispatched early may find little: a multiprocessor keeps the split
+/// that the kernels before it had. So with few rows the ring is in shared memory.
 namespace weft::kernels {
 
 struct ExpertGemm {
@@ -44,6 +46,18 @@ struct ExpertTexts {
   const char* bad_source;
 };
 
+__device__ inline uint4 load_streamed(const void* from) {
+#if WEFT_CUDA_EMULATED
+  return *static_cast<const uint4*>(from);
+#else
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(from));
+  return v;
+#endif
+}
+
 /// copy_async() of what is read once.
 __device__ inline void copy_streamed(uint4* shared, const void* global, bool exists) {
 #if WEFT_CUDA_EMULATED
@@ -69,9 +83,11 @@ struct ExpertShape {
   static constexpr int kThreads = kSegments * kWarpSize;
   static constexpr int kTileColumns = kSilu ? 8 : 16;  // of out
   static constexpr int kUnitColumns = kTiles * kTileColumns;
-  static constexpr int kRing = kSteps * kTiles * 2 * kWarpSize;  // accesses of a warp's ring
-  static constexpr int kPartials = kTiles * kRowBlocks * 128;    // sums of a warp
-  static constexpr int kBuffers = kRowBlocks == 3 ? 1 : 2;       // of partial sums
+  static constexpr bool kSharedRing = kRowBlocks == 1;
+  static constexpr int kRing =
+      kSharedRing ? kSteps * kTiles * 2 * kWarpSize : 0;       // accesses of a warp's ring
+  static constexpr int kPartials = kTiles * kRowBlocks * 128;  // sums of a warp
+  static constexpr int kBuffers = kRowBlocks == 3 ? 1 : 2;     // of partial sums
 
   static int32_t max_items(int64_t copies, int64_t experts) {
     const int64_t most = (copies < experts ? copies : experts) + copies / kRows;
@@ -200,18 +216,24 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
     }
     aim();
   };
-  uint4* const ring = rings + warp * Shape::kRing + lane;  // [step][tile][half][lane]: a lane's own
+  uint4* const shared_ring = rings + warp * Shape::kRing + lane;  // [step][tile][half][lane]: a lane's own
+  uint4 ring[Shape::kSharedRing ? 1 : kSteps][kTiles][2];
   const auto load = [&](int s) {
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const bool exists = s * kStepK < next_limit[i][h];
-        copy_streamed(ring + ((s * kTiles + i) * 2 + h) * kWarpSize,
-                      exists ? next_w[i][h] + s * kStepK : static_cast<const T*>(p.w), exists);
+        const T* const from = next_w[i][h] + s * kStepK;
+        if constexpr (Shape::kSharedRing) {
+          copy_streamed(shared_ring + ((s * kTiles + i) * 2 + h) * kWarpSize,
+                        exists ? from : static_cast<const T*>(p.w), exists);
+        } else {
+          ring[s][i][h] = exists ? load_streamed(from) : uint4{};
+        }
       }
     }
-    commit_copies();
+    if constexpr (Shape::kSharedRing) commit_copies();
   };
 
   aim();
@@ -231,9 +253,9 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
       first_row = items[item].first_row;
       rows = items[item].rows;
       __syncwarp();
-      // A warp's part of a row is contiguous, so neighbours copy along the row. Not asynchronously: to wait
-      // for such copies is to wait for the weights that are under way.
-      constexpr int kAtOnce = 8;
+      // A warp's part of a row is contiguous, so neighbours copy along the row. Asynchronously only if no
+      // weights are under way in that manner: to wait for some is to wait for all. A few loads at once then.
+      constexpr int kAtOnce = Shape::kSharedRing ? 8 : 1;
       const int row_packs = steps * 4;
       const int count = rows * row_packs;
       for (int first = lane; first < count; first += kAtOnce * kWarpSize) {
@@ -248,24 +270,38 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
 #pragma unroll
         for (int j = 0; j < kAtOnce; ++j) {
           const int i = first + j * kWarpSize;
-          const int32_t k = 8 * (i % row_packs);
-          const bool bad = from[j] < 0 || from[j] >= p.a_rows;
-          values[j] = uint4{};
-          if (i >= count || k >= p.segment || segment_k + k >= p.k) continue;
-          const T* a = static_cast<const T*>(p.a) + (bad ? 0 : from[j]) * p.a_stride + segment_k + k;
-          values[j] = *reinterpret_cast<const uint4*>(a);
-        }
-#pragma unroll
-        for (int j = 0; j < kAtOnce; ++j) {
-          const int i = first + j * kWarpSize;
           if (i >= count) continue;
           const int row = i / row_packs;
           const int in_row = i % row_packs;
-          my_rows[(in_row / 4 * Shape::kRows + row) * 4 + in_row % 4] = values[j];
-          if (from[j] < 0 || from[j] >= p.a_rows) {
-            fail(site, texts.bad_source, first_row + row, from[j], p.a_rows);
+          const int32_t k = 8 * in_row;
+          const bool bad = from[j] < 0 || from[j] >= p.a_rows;
+          const bool exists = k < p.segment && segment_k + k < p.k;
+          const T* const a = static_cast<const T*>(p.a) + (bad ? 0 : from[j]) * p.a_stride;
+          if constexpr (Shape::kSharedRing) {
+            values[j] = exists ? *reinterpret_cast<const uint4*>(a + segment_k + k) : uint4{};
+          } else {
+            copy_async(my_rows + (in_row / 4 * Shape::kRows + row) * 4 + in_row % 4,
+                       exists ? a + segment_k + k : a, exists);
+            if (bad) fail(site, texts.bad_source, first_row + row, from[j], p.a_rows);
           }
         }
+        if constexpr (Shape::kSharedRing) {
+#pragma unroll
+          for (int j = 0; j < kAtOnce; ++j) {
+            const int i = first + j * kWarpSize;
+            if (i >= count) continue;
+            const int row = i / row_packs;
+            const int in_row = i % row_packs;
+            my_rows[(in_row / 4 * Shape::kRows + row) * 4 + in_row % 4] = values[j];
+            if (from[j] < 0 || from[j] >= p.a_rows) {
+              fail(site, texts.bad_source, first_row + row, from[j], p.a_rows);
+            }
+          }
+        }
+      }
+      if constexpr (!Shape::kSharedRing) {
+        commit_copies();
+        wait_for_copies<0>();
       }
       __syncwarp();
       new_item = false;
@@ -277,13 +313,15 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
       const uint4* const chunk_rows = my_rows + int64_t{chunk} * kSteps * Shape::kRows * 4 + lane;
 #pragma unroll
       for (int s = 0; s < kSteps; ++s) {
-        wait_for_copies<kSteps - 1>();
+        if constexpr (Shape::kSharedRing) wait_for_copies<kSteps - 1>();
         if (chunk * kSteps + s < steps) {
-          uint4 weights[kTiles][2];
+          uint4(&weights)[kTiles][2] = ring[Shape::kSharedRing ? 0 : s];
+          if constexpr (Shape::kSharedRing) {
 #pragma unroll
-          for (int i = 0; i < kTiles; ++i) {
+            for (int i = 0; i < kTiles; ++i) {
 #pragma unroll
-            for (int h = 0; h < 2; ++h) weights[i][h] = ring[((s * kTiles + i) * 2 + h) * kWarpSize];
+              for (int h = 0; h < 2; ++h) weights[i][h] = shared_ring[((s * kTiles + i) * 2 + h) * kWarpSize];
+            }
           }
 #pragma unroll
           for (int r = 0; r < blocks; ++r) {
@@ -360,7 +398,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
       new_item = true;
     }
   }
-  wait_for_copies<0>();
+  if constexpr (Shape::kSharedRing) wait_for_copies<0>();
 }
 
 }  // namespace weft::kernels
