@@ -18,6 +18,15 @@ __device__ inline void cluster_arrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 #endif
 }
+/// The same for a thread that has stored nothing for the others, and has used what it loaded from them. Does
+/// not wait until its stores to memory are done.
+__device__ inline void cluster_arrive_relaxed() {
+#if WEFT_CUDA_EMULATED
+  emulation::cluster_arrive();
+#elif __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+#endif
+}
 /// Waits until all threads have arrived as often as this one; what they stored before is seen.
 __device__ inline void cluster_wait() {
 #if WEFT_CUDA_EMULATED
@@ -54,6 +63,22 @@ __device__ inline float4 load_from_block(const float4* shared, int rank) {
       "mapa.shared::cluster.u32 remote, %4, %5;\n\t"
       "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [remote];\n\t}"
       : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+      : "r"(address), "r"(rank)
+      : "memory");
+#endif
+  return value;
+}
+__device__ inline uint32_t load_from_block(const uint32_t* shared, int rank) {
+  uint32_t value = 0;
+#if WEFT_CUDA_EMULATED
+  value = *static_cast<const uint32_t*>(emulation::shared_of_block(shared, rank));
+#elif __CUDA_ARCH__ >= 900
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile(
+      "{\n\t.reg .b32 remote;\n\t"
+      "mapa.shared::cluster.u32 remote, %1, %2;\n\t"
+      "ld.shared::cluster.u32 %0, [remote];\n\t}"
+      : "=r"(value)
       : "r"(address), "r"(rank)
       : "memory");
 #endif
