@@ -192,7 +192,7 @@ __device__ void load_logits(const RouteShape& shape, const float* logits, float 
   for (int f = 0; f < kPerLane; f += 4) {
     const int32_t e = lane * kPerLane + f;
     if (shape.packed) {
-      Pack<float, 4> pack{-INFINITY, -INFINITY, -INFINITY, -INFINITY};
+      Pack<float, 4> pack{{-INFINITY, -INFINITY, -INFINITY, -INFINITY}};
       if (e < shape.num_experts) pack = *reinterpret_cast<const Pack<float, 4>*>(logits + e);
 #pragma unroll
       for (int j = 0; j < 4; ++j) values[f + j] = pack.at[j];

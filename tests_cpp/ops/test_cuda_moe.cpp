@@ -86,6 +86,25 @@ TEST_F(CudaMoeTest, PermutesInOrderOfRow) {
   }
 }
 
+TEST_F(CudaMoeTest, WithoutExpertsNoCopyStandsAnywhere) {
+  const auto x = HostTensor(DType::kF32, {300, 8}).fill_normal(3);
+  const HostTensor ids(DType::kI32, {300, 2});  // -1
+  const auto position = HostTensor(DType::kI32, {300, 2}).fill(-7);
+  const std::vector<int32_t> num_rows = {290};
+  const auto enqueue = [&](Side& s) {
+    ops::moe_permute(s.stream(), {.ids = s.in(ids),
+                                  .x = s.in(x),
+                                  .out = s.out(HostTensor(DType::kF32, {0, 4, 8})),
+                                  .counts = s.out(HostTensor(DType::kI32, {0})),
+                                  .position = s.out(position),
+                                  .num_rows = s.array(num_rows)});
+  };
+  expect_same_bits(enqueue);
+  const HostTensor placed = on_cuda(enqueue).back();
+  EXPECT_EQ(placed.at({289, 1}), -1);
+  EXPECT_EQ(placed.at({290, 0}), -7);
+}
+
 /// top_k different experts of [0, num_experts), or some -1, in each row.
 HostTensor distinct_ids(int64_t rows, int64_t top_k, int64_t num_experts, uint32_t seed) {
   HostTensor ids(DType::kI32, {rows, top_k});
@@ -160,6 +179,104 @@ TEST_F(CudaMoeTest, RoutesAndGroupsAsTheCpuDoes) {
                                                        .alignment = c.alignment}});
         },
         1e-5, 1e-7);
+  }
+}
+
+struct RouteCase {
+  int64_t rows, experts, top_k;
+  int64_t first, local;  // experts of this rank
+  int32_t alignment;
+  bool with_groups = false;  // sigmoid scores, a bias, and experts of 4 groups out of 8
+};
+
+/// The same ids and places, bit for bit, with logits of few values: experts tie everywhere, but never nearly.
+/// NaN in rows that are not valid; integers that are not written stay -7.
+void expect_route_twins(const RouteCase& c) {
+  SCOPED_TRACE(std::to_string(c.rows) + " rows, experts " + std::to_string(c.first) + ".." +
+               std::to_string(c.first + c.local) + " of " + std::to_string(c.experts));
+  const std::vector<int32_t> start = {0, static_cast<int32_t>(c.rows - c.rows / 8)};
+  const std::vector<int32_t> count = {static_cast<int32_t>(ceil_div<int64_t>(c.rows * 3, 4)),
+                                      static_cast<int32_t>(c.rows / 8)};
+  auto logits = HostTensor(DType::kF32, {c.rows, c.experts}).fill_integers(c.rows + c.experts, -40, 40);
+  for (int64_t r = 0; r < c.rows; ++r) {
+    for (int64_t e = 0; e < c.experts; ++e) {
+      const bool is_valid = r < count[0] || r >= start[1];
+      logits.set({r, e}, is_valid ? logits.at({r, e}) / 8.0 : std::nan(""));
+    }
+  }
+  auto bias = HostTensor(DType::kF32, {c.experts}).fill_integers(2, 0, 9);
+  for (int64_t e = 0; e < c.experts; ++e) bias.set(e, bias.get(e) * 0.3);
+  const auto filled = [](const HostTensor::Index& shape) {
+    return HostTensor(DType::kI32, shape).fill(-7);  // -1 is what ops write
+  };
+  const HostTensor ids = filled({c.rows, c.top_k});
+  const HostTensor offsets = filled({c.local + 1});
+  const HostTensor source = filled({c.rows * c.top_k + c.local * (c.alignment - 1)});
+  const HostTensor position = filled({c.rows, c.top_k});
+  const HostTensor weights(DType::kF32, {c.rows, c.top_k});
+  const auto enqueue = [&](Side& s) {
+    ops::RouteAndGroupArgs args{.route = {.ids = s.out(ids),
+                                          .weights = {},
+                                          .logits = s.in(logits),
+                                          .bias = {},
+                                          .valid = {s.array(start), s.array(count), 2},
+                                          .renormalize = true},
+                                .groups = {.ids = {},
+                                           .offsets = s.out(offsets),
+                                           .source = s.out(source),
+                                           .position = s.out(position),
+                                           .first_expert = static_cast<int32_t>(c.first),
+                                           .total_experts = static_cast<int32_t>(c.experts),
+                                           .alignment = c.alignment}};
+    args.route.weights = s.out(weights);
+    if (c.with_groups) {
+      args.route.scoring = Scoring::kSigmoid;
+      args.route.bias = s.in(bias);
+      args.route.group_score = GroupScore::kSumOfTop2;
+      args.route.num_groups = 8;
+      args.route.top_groups = 4;
+    }
+    ops::route_and_group(s.stream(), args);
+  };
+  const std::vector<HostTensor> expected = on_cpu(enqueue);
+  const std::vector<HostTensor> actual = on_cuda(enqueue);
+  const char* const names[] = {"ids", "offsets", "source", "position"};
+  for (size_t i = 0; i < 4; ++i) EXPECT_TRUE(bit_equal(actual[i], expected[i])) << names[i];
+  EXPECT_TRUE(near(actual[4], values_of(expected[4]), 1e-5, 1e-7));
+}
+
+TEST_F(CudaMoeTest, AnyNumberOfRowsIsRoutedAndGroupedAsOnTheCpu) {
+  for (const int64_t rows : {1, 2, 16, 17, 31, 127, 128, 129, 256, 257, 512, 513, 1024}) {
+    expect_route_twins({rows, 128, 8, 0, 128, 1});
+  }
+}
+
+TEST_F(CudaMoeTest, AnyNumberOfExpertsIsRoutedAndGroupedAsOnTheCpu) {
+  for (const int64_t experts : {8, 64, 129, 256, 257}) {
+    for (const int64_t rows : {16, 40, 520}) {
+      expect_route_twins({rows, experts, 6, 0, experts, 64});
+      expect_route_twins({rows, experts, 2, experts / 4, experts / 2, 1});
+    }
+  }
+}
+
+TEST_F(CudaMoeTest, ExpertsOfGroupsAreRoutedAndGroupedAsOnTheCpu) {
+  for (const int64_t rows : {1, 16, 40, 300, 600}) {
+    expect_route_twins({.rows = rows,
+                        .experts = 256,
+                        .top_k = 8,
+                        .first = 32,
+                        .local = 64,
+                        .alignment = 16,
+                        .with_groups = true});
+  }
+}
+
+TEST_F(CudaMoeTest, UnusualExpertCountsAreRoutedAndGroupedAsOnTheCpu) {
+  expect_route_twins({.rows = 20, .experts = 40, .top_k = 33, .first = 0, .local = 40, .alignment = 1});
+  expect_route_twins({.rows = 20, .experts = 30, .top_k = 30, .first = 3, .local = 20, .alignment = 8});
+  for (const int64_t rows : {5, 50, 600}) {
+    expect_route_twins({.rows = rows, .experts = 16, .top_k = 4, .first = 16, .local = 0, .alignment = 1});
   }
 }
 
@@ -289,6 +406,25 @@ TEST_F(CudaMoeTest, WhatDoesNotFitIsAFailure) {
   };
   EXPECT_THAT(group(same, 7), HasSubstr("the copies end at row 8, but there is room for 7"));
   EXPECT_THAT(group(wrong, 8), HasSubstr("ids[2, 1] is 3"));
+  for (const int64_t rows : {4, 40, 600}) {
+    const HostTensor ids(DType::kI32, {rows, 2});
+    const auto logits = HostTensor(DType::kF32, {rows, 5}).fill(0.0);
+    EXPECT_THAT(cuda_failure([&](Side& s) {
+                  ops::route_and_group(s.stream(),
+                                       {.route = {.ids = s.out(ids),
+                                                  .weights = s.out(HostTensor(DType::kF32, {rows, 2})),
+                                                  .logits = s.in(logits),
+                                                  .bias = {},
+                                                  .valid = {}},
+                                        .groups = {.ids = {},
+                                                   .offsets = s.out(HostTensor(DType::kI32, {6})),
+                                                   .source = s.out(HostTensor(DType::kI32, {2 * rows - 1})),
+                                                   .position = s.out(ids),
+                                                   .total_experts = 5}});
+                }),
+                HasSubstr("the copies end at row " + std::to_string(2 * rows) + ", but there is room for " +
+                          std::to_string(2 * rows - 1)));
+  }
   const auto far = HostTensor(DType::kI32, {4, 2}).fill(4);
   const auto weights = HostTensor(DType::kF32, {4, 2}).fill_normal(9);
   EXPECT_THAT(cuda_failure([&](Side& s) {
