@@ -253,8 +253,8 @@ TEST_F(CudaMoeTest, AnyNumberOfRowsIsRoutedAndGroupedAsOnTheCpu) {
 
 TEST_F(CudaMoeTest, AnyNumberOfExpertsIsRoutedAndGroupedAsOnTheCpu) {
   for (const int64_t experts : {8, 64, 129, 256, 257}) {
-    for (const int64_t rows : {16, 40, 520}) {
-      expect_route_twins({rows, experts, 6, 0, experts, 64});
+    for (const int64_t rows : {16, 40}) expect_route_twins({rows, experts, 6, 0, experts, 64});
+    for (const int64_t rows : {16, 520}) {
       expect_route_twins({rows, experts, 2, experts / 4, experts / 2, 1});
     }
   }
