@@ -43,6 +43,7 @@ template <class F>
 void visit_experts_per_lane(int64_t num_experts, const F& f) {
   if (num_experts <= 128) return f(std::integral_constant<int, 4>{});
   if (num_experts <= 256) return f(std::integral_constant<int, 8>{});
+  if (num_experts <= 512) return f(std::integral_constant<int, 16>{});
   if (num_experts <= 1024) return f(std::integral_constant<int, 32>{});
   device::cuda::refuse_op("route", "more than 1024 experts");
 }

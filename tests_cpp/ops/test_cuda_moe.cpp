@@ -275,6 +275,9 @@ TEST_F(CudaMoeTest, ExpertsOfGroupsAreRoutedAndGroupedAsOnTheCpu) {
 TEST_F(CudaMoeTest, UnusualExpertCountsAreRoutedAndGroupedAsOnTheCpu) {
   expect_route_twins({.rows = 20, .experts = 40, .top_k = 33, .first = 0, .local = 40, .alignment = 1});
   expect_route_twins({.rows = 20, .experts = 30, .top_k = 30, .first = 3, .local = 20, .alignment = 8});
+  for (const int64_t rows : {1, 20}) {
+    expect_route_twins({.rows = rows, .experts = 600, .top_k = 8, .first = 0, .local = 600, .alignment = 1});
+  }
   for (const int64_t rows : {5, 50, 600}) {
     expect_route_twins({.rows = rows, .experts = 16, .top_k = 4, .first = 16, .local = 0, .alignment = 1});
   }
