@@ -23,7 +23,7 @@ class Accesses {
     return *this;
   }
 
-  std::array<device::Access, 12> accesses_{};
+  std::array<device::Access, 13> accesses_{};
   size_t count_ = 0;
 };
 

@@ -52,4 +52,11 @@ struct ExpertFfnArgs {
 /// of out that hold no copy are undefined.
 void expert_ffn(Stream& stream, const ExpertFfnArgs& args);
 
+struct ExpertFfnAndCombineArgs {
+  ExpertFfnArgs experts;
+  UnpermuteArgs combine;  // of experts.out, which is workspace then; its own x is not given
+};
+/// expert_ffn(), then moe_unpermute() of what it left, with the same bits: joined kernels where rows are few.
+void expert_ffn_and_combine(Stream& stream, const ExpertFfnAndCombineArgs& args);
+
 }  // namespace weft::ops

@@ -44,6 +44,8 @@ constexpr Entry kEntries[] = {
     {"moe_permute", "moe/permute.cu"},
     {"expert_ffn", kGroupedNative, Library::kDeepGemm,
      "many rows in bf16 of 8, 16, .. 256 experts, on 132 multiprocessors"},
+    {"expert_ffn_and_combine", kGroupedNative, Library::kDeepGemm,
+     "many rows in bf16 of 8, 16, .. 256 experts, on 132 multiprocessors"},
     {"grouped_gemm", kGroupedNative, Library::kDeepGemm,
      "many rows in bf16 of 8, 16, .. 256 experts, on 132 multiprocessors"},
     {"silu_mul", "common/elementwise.cu"},

@@ -33,17 +33,21 @@ void moe_permute(Stream& stream, const PermuteArgs& args) {
                     .list());
 }
 
+void check_unpermute(const char* op, const UnpermuteArgs& args) {
+  check_input(op, "position", args.position, DType::kI32, {-1, -1});
+  const int64_t rows = args.position.shape[0];
+  check_input(op, "weights", args.weights, DType::kF32, {rows, args.position.shape[1]});
+  check_shape(op, "x", args.x, {-1, -1});
+  check_compute_dtype(op, "x", args.x);
+  check_dense_rows(op, "x", args.x);
+  check_shape(op, "out", args.out, {rows, args.x.shape[1]});
+  check_compute_dtype(op, "out", args.out);
+  check_writable_rows(op, "out", args.out);
+}
+
 void moe_unpermute(Stream& stream, const UnpermuteArgs& args) {
   constexpr const char* kOp = "moe_unpermute";
-  check_input(kOp, "position", args.position, DType::kI32, {-1, -1});
-  const int64_t rows = args.position.shape[0];
-  check_input(kOp, "weights", args.weights, DType::kF32, {rows, args.position.shape[1]});
-  check_shape(kOp, "x", args.x, {-1, -1});
-  check_compute_dtype(kOp, "x", args.x);
-  check_dense_rows(kOp, "x", args.x);
-  check_shape(kOp, "out", args.out, {rows, args.x.shape[1]});
-  check_compute_dtype(kOp, "out", args.out);
-  check_writable_rows(kOp, "out", args.out);
+  check_unpermute(kOp, args);
   if (args.out.numel() == 0) return;
   stream.launch(kOp, WEFT_KERNEL(stream, moe_unpermute), args,
                 Accesses()

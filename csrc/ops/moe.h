@@ -48,5 +48,7 @@ struct UnpermuteArgs {
 /// out[r] = sum over k of weights[r, k] * x[position[r, k]] in f32, in order of k; copies with -1 add
 /// nothing.
 void moe_unpermute(Stream& stream, const UnpermuteArgs& args);
+/// Throws Error if moe_unpermute() would refuse `args`; `op` names who asks.
+void check_unpermute(const char* op, const UnpermuteArgs& args);
 
 }  // namespace weft::ops

@@ -70,6 +70,51 @@ __device__ inline void copy_streamed(uint4* shared, const void* global, bool exi
 #endif
 }
 
+/// The blocks of kRows rows of every expert, in order, for a block of kSegments warps; how many there are.
+/// scan: workspace [kSegments] in shared memory; items: there, with room for p.max_items.
+template <int kRows>
+__device__ int32_t find_items(const OpSite& site, const ExpertTexts& texts, const ExpertGemm& p,
+                              int32_t* scan, ExpertItem* items) {
+  constexpr int kThreads = kSegments * kWarpSize;
+  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const volatile int32_t* const offsets = p.offsets;  // no cache may hold what stood here a layer ago
+  int32_t num_items = 0;
+  for (int32_t first = 0; first < p.experts; first += kThreads) {
+    const int32_t e = first + static_cast<int32_t>(threadIdx.x);
+    int32_t from = 0;
+    int32_t to = 0;
+    if (e < p.experts) {
+      from = offsets[e];
+      to = offsets[e + 1];
+      if (from < 0 || from > to || to > p.max_rows) {
+        if (blockIdx.x == 0) fail(site, texts.bad_offsets, e, from, to, p.max_rows);
+        to = from = 0;
+      }
+    }
+    const int32_t blocks = (to - from + kRows - 1) / kRows;
+    int32_t until = blocks;
+    for (int step = 1; step < kWarpSize; step *= 2) {
+      const int32_t before = __shfl_up_sync(kAllLanes, until, step);
+      if (lane >= step) until += before;
+    }
+    __syncthreads();
+    if (lane == kWarpSize - 1) scan[warp] = until;
+    __syncthreads();
+    int32_t at = num_items + until - blocks;
+    for (int w = 0; w < kSegments; ++w) {
+      if (w < warp) at += scan[w];
+      num_items += scan[w];
+    }
+    for (int32_t b = 0; b < blocks && at + b < p.max_items; ++b) {
+      const int32_t first_row = from + b * kRows;
+      items[at + b] = {e, first_row, min(to - first_row, kRows)};
+    }
+  }
+  __syncthreads();
+  return min(num_items, p.max_items);  // more if offsets were bad
+}
+
 /// kSilu: out = silu(gate) * up, where w holds n gate rows and then n up rows; else out = a * w^T.
 template <class T_, int kSteps_, int kTiles_, int kRowBlocks_, bool kSilu_, int kBlocksPerSm_>
 struct ExpertShape {
@@ -133,42 +178,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
 
   if (!p.offsets_ready) wait_for_inputs(site);
   let_next_start();  // not before the wait: see offsets_ready
-  // Every expert's row blocks get numbers, in order. No cache may hold what stood here a layer ago.
-  const volatile int32_t* const offsets = p.offsets;
-  int32_t num_items = 0;
-  for (int32_t first = 0; first < p.experts; first += Shape::kThreads) {
-    const int32_t e = first + static_cast<int32_t>(threadIdx.x);
-    int32_t from = 0;
-    int32_t to = 0;
-    if (e < p.experts) {
-      from = offsets[e];
-      to = offsets[e + 1];
-      if (from < 0 || from > to || to > p.max_rows) {
-        if (blockIdx.x == 0) fail(site, texts.bad_offsets, e, from, to, p.max_rows);
-        to = from = 0;
-      }
-    }
-    const int32_t blocks = (to - from + Shape::kRows - 1) / Shape::kRows;
-    int32_t until = blocks;
-    for (int step = 1; step < kWarpSize; step *= 2) {
-      const int32_t before = __shfl_up_sync(kAllLanes, until, step);
-      if (lane >= step) until += before;
-    }
-    __syncthreads();
-    if (lane == kWarpSize - 1) scan[warp] = until;
-    __syncthreads();
-    int32_t at = num_items + until - blocks;
-    for (int w = 0; w < kSegments; ++w) {
-      if (w < warp) at += scan[w];
-      num_items += scan[w];
-    }
-    for (int32_t b = 0; b < blocks && at + b < p.max_items; ++b) {
-      const int32_t first_row = from + b * Shape::kRows;
-      items[at + b] = {e, first_row, min(to - first_row, Shape::kRows)};
-    }
-  }
-  __syncthreads();
-  if (num_items > p.max_items) num_items = p.max_items;  // offsets were bad
+  const int32_t num_items = find_items<Shape::kRows>(site, texts, p, scan, items);
 
   const int32_t units = (p.n + Shape::kUnitColumns - 1) / Shape::kUnitColumns;
   const int64_t all_units = int64_t{num_items} * units;

@@ -1,5 +1,6 @@
-// expert_ffn and grouped_gemm: which kernels compute the products of experts.
+// expert_ffn, expert_ffn_and_combine and grouped_gemm: which kernels compute the products of experts.
 //
+// a few tokens: expert_combine.cuh sums up what the second product leaves.
 // few rows an expert (16-bit, aligned): expert_gemm.cuh, with rows gathered and silu_mul applied on the way.
 // otherwise: rows are copied, and products and silu_mul are separate kernels: DeepGEMM's where it is part of
 // the build, and rows are aligned to its tiles; else those of gemm.cu.
@@ -9,6 +10,7 @@
 #include "kernels/common/row_copy.cuh"
 #include "kernels/gemm/grouped.h"
 #include "kernels/moe/deepgemm.h"
+#include "kernels/moe/expert_combine.cuh"
 #include "kernels/moe/expert_gemm.cuh"
 #include "ops/cuda/kernels.h"
 
@@ -18,6 +20,10 @@ namespace {
 constexpr char kBadOffsets[] = "grouped_gemm: group {} owns rows [{}, {}), which are not inside a = [{}, ..]";
 constexpr char kBadSource[] = "expert_ffn: source[{}] is {}, but x has {} rows";
 constexpr ExpertTexts kTexts{kBadOffsets, kBadSource};
+constexpr char kBadRows[] = "expert_ffn_and_combine: num_rows={}, but the tensors hold {} rows";
+constexpr char kBadPosition[] =
+    "expert_ffn_and_combine: position[{}, {}] is {}, but the experts' rows are {}; -1 stands for none";
+constexpr CombineTexts kCombineTexts{kTexts, kBadRows, kBadPosition};
 
 // With more rows than this an expert, on average, tensor cores and not memory are the limit.
 constexpr int64_t kMostRows = 24;
@@ -116,6 +122,60 @@ bool launch_few_rows(const CudaContext& context, DType dtype, const ExpertGemm& 
                                : launch_few_rows<f16, kSilu>(context, p);
 }
 
+template <class T, int kTiles, int kStages>
+bool launch_combine(const CudaContext& context, const ExpertCombine& c) {
+  using Shape = CombineShape<T, kTiles, kStages>;
+  if (Shape::kSharedBytes > shared_limit(cudaDevAttrMaxSharedMemoryPerBlockOptin)) return false;
+  const LaunchShape shape{.grid = dim3(grid_x(ceil_div<int64_t>(c.product.n, Shape::kColumns))),
+                          .block = dim3(Shape::kThreads),
+                          .shared_bytes = Shape::kSharedBytes};
+  launch<&expert_combine_kernel<Shape>>(context, shape, context.site, kCombineTexts, c);
+  return true;
+}
+
+/// As many blocks as there are multiprocessors, if columns allow.
+template <class T>
+bool launch_combine(const CudaContext& context, const ExpertCombine& c) {
+  const int64_t tiles = ceil_div<int64_t>(c.product.n, 16);
+  if (tiles <= context.num_sms) return launch_combine<T, 1, 8>(context, c);
+  if (tiles <= int64_t{2} * context.num_sms) return launch_combine<T, 2, 5>(context, c);
+  return launch_combine<T, 4, 3>(context, c);
+}
+
+/// True if expert_combine_kernel serves these operands, behind expert_gemm_kernel.
+bool combines_at_once(const ops::ExpertFfnArgs& experts, const ops::UnpermuteArgs& combine) {
+  return combine.position.shape[0] <= kCombineRows && experts.out.shape[0] <= kCombineCopies &&
+         combine.position.numel() <= kCombineCopies && combine.out.dtype == experts.act.dtype &&
+         is_few_rows(experts.out, experts.act, experts.down, experts.alignment);
+}
+
+/// The first product of experts with few rows; false if expert_gemm_kernel does not serve it.
+bool launch_gate_up(const CudaContext& context, const ops::ExpertFfnArgs& args) {
+  return is_few_rows(args.act, args.x, args.gate_up, args.alignment) &&
+         launch_few_rows<true>(context, args.x.dtype,
+                               expert_gemm(args.act, args.x, args.gate_up, args.offsets.as<int32_t>(),
+                                           args.source.as<int32_t>()));
+}
+
+/// The second one, behind it.
+ExpertGemm down_gemm(const ops::ExpertFfnArgs& args) {
+  ExpertGemm p = expert_gemm(args.out, args.act, args.down, args.offsets.as<int32_t>(), nullptr);
+  p.offsets_ready = true;
+  return p;
+}
+
+void launch_down(const CudaContext& context, const ops::ExpertFfnArgs& args) {
+  if (!is_few_rows(args.out, args.act, args.down, args.alignment) ||
+      !launch_few_rows<false>(context, args.x.dtype, down_gemm(args))) {
+    native_grouped_gemm({.out = args.out,
+                         .a = args.act,
+                         .w = args.down,
+                         .offsets = args.offsets.as<int32_t>(),
+                         .alignment = args.alignment},
+                        context);
+  }
+}
+
 // A block a row of out.
 template <int kWidth>
 __global__ void gather_kernel(OpSite site, const char* bad_source, std::byte* out, const std::byte* x,
@@ -166,21 +226,11 @@ int32_t expert_alignment(const ExpertSizes& sizes) {
 
 void expert_ffn(const ExpertFfnArgs& args, ExecContext& context) {
   const CudaContext& cuda = cuda_context(context);
-  const auto* offsets = args.offsets.as<int32_t>();
-  const GroupedGemmArgs down{
-      .out = args.out, .a = args.act, .w = args.down, .offsets = offsets, .alignment = args.alignment};
-  if (is_few_rows(args.act, args.x, args.gate_up, args.alignment) &&
-      launch_few_rows<true>(
-          cuda, args.x.dtype,
-          expert_gemm(args.act, args.x, args.gate_up, offsets, args.source.as<int32_t>()))) {
-    ExpertGemm p = expert_gemm(args.out, args.act, args.down, offsets, nullptr);
-    p.offsets_ready = true;
-    if (!is_few_rows(args.out, args.act, args.down, args.alignment) ||
-        !launch_few_rows<false>(cuda, args.x.dtype, p)) {
-      native_grouped_gemm(down, cuda);
-    }
+  if (launch_gate_up(cuda, args)) {
+    launch_down(cuda, args);
     return;
   }
+  const auto* offsets = args.offsets.as<int32_t>();
   if (args.x.shape[1] > 0) gather(cuda, args);
   grouped_gemm({.out = args.gate_up_out,
                 .a = args.copies,
@@ -190,7 +240,35 @@ void expert_ffn(const ExpertFfnArgs& args, ExecContext& context) {
                context);
   silu_mul({.out = args.act, .gate_up = args.gate_up_out, .num_rows = offsets + args.gate_up.shape[0]},
            context);
-  grouped_gemm(down, context);
+  grouped_gemm(
+      {.out = args.out, .a = args.act, .w = args.down, .offsets = offsets, .alignment = args.alignment},
+      context);
+}
+
+void expert_ffn_and_combine(const ExpertFfnAndCombineArgs& args, ExecContext& context) {
+  const auto& [experts, combine] = args;
+  const CudaContext& cuda = cuda_context(context);
+  if (!combines_at_once(experts, combine) || !launch_gate_up(cuda, experts)) {
+    if (experts.out.numel() > 0 && experts.gate_up.shape[0] > 0) expert_ffn(experts, context);
+    moe_unpermute(combine, context);
+    return;
+  }
+  ExpertCombine c{.product = down_gemm(experts),
+                  .out = combine.out.data,
+                  .out_stride = combine.out.stride[0],
+                  .position = combine.position.as<int32_t>(),
+                  .weights = combine.weights.as<float>(),
+                  .position_stride = combine.position.stride[0],
+                  .weights_stride = combine.weights.stride[0],
+                  .num_rows = combine.num_rows,
+                  .rows = static_cast<int32_t>(combine.position.shape[0]),
+                  .top_k = static_cast<int32_t>(combine.position.shape[1])};
+  c.product.max_items = kCombineCopies;
+  const bool launched =
+      experts.x.dtype == DType::kBF16 ? launch_combine<bf16>(cuda, c) : launch_combine<f16>(cuda, c);
+  if (launched) return;
+  launch_down(cuda, experts);
+  moe_unpermute(combine, context);
 }
 
 void grouped_gemm(const GroupedGemmArgs& args, ExecContext& context) {

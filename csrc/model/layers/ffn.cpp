@@ -141,21 +141,21 @@ void SparseFfn::experts(Stream& stream, const Scratch& scratch, const ExpertRows
     return scratch.view(id, dtype_, {groups.source.shape[0], columns});
   };
   const auto out = cut(ScratchId::kExpertOut, hidden_);
-  ops::expert_ffn(stream, {.out = out,
-                           .x = rows.x,
-                           .gate_up = weights_.view(gate_up_),
-                           .down = weights_.view(down_),
-                           .offsets = groups.offsets,
-                           .source = groups.source,
-                           .alignment = groups.alignment,
-                           .copies = cut(ScratchId::kCopies, hidden_),
-                           .gate_up_out = cut(ScratchId::kExpertGateUp, 2 * inter_),
-                           .act = cut(ScratchId::kExpertAct, inter_)});
-  ops::moe_unpermute(stream, {.out = rows.out,
-                              .x = out,
-                              .position = groups.position,
-                              .weights = rows.weights,
-                              .num_rows = rows.num_rows});
+  ops::expert_ffn_and_combine(stream, {.experts = {.out = out,
+                                                   .x = rows.x,
+                                                   .gate_up = weights_.view(gate_up_),
+                                                   .down = weights_.view(down_),
+                                                   .offsets = groups.offsets,
+                                                   .source = groups.source,
+                                                   .alignment = groups.alignment,
+                                                   .copies = cut(ScratchId::kCopies, hidden_),
+                                                   .gate_up_out = cut(ScratchId::kExpertGateUp, 2 * inter_),
+                                                   .act = cut(ScratchId::kExpertAct, inter_)},
+                                       .combine = {.out = rows.out,
+                                                   .x = {},
+                                                   .position = groups.position,
+                                                   .weights = rows.weights,
+                                                   .num_rows = rows.num_rows}});
 }
 
 void SparseFfn::masked_experts(Stream& stream, const Scratch& scratch, const ExpertRows& rows,

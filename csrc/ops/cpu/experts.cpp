@@ -91,4 +91,9 @@ void expert_ffn(const ExpertFfnArgs& args, ExecContext& context) {
   product(args.out, args.act, args.down);
 }
 
+void expert_ffn_and_combine(const ExpertFfnAndCombineArgs& args, ExecContext& context) {
+  if (args.experts.out.numel() > 0 && args.experts.gate_up.shape[0] > 0) expert_ffn(args.experts, context);
+  moe_unpermute(args.combine, context);
+}
+
 }  // namespace weft::ops::cpu

@@ -43,6 +43,7 @@ int32_t expert_alignment(const ExpertSizes& sizes);
 void group_copies(const GroupArgs& args, ExecContext& context);
 void route_and_group(const RouteAndGroupArgs& args, ExecContext& context);
 void expert_ffn(const ExpertFfnArgs& args, ExecContext& context);
+void expert_ffn_and_combine(const ExpertFfnAndCombineArgs& args, ExecContext& context);
 void moe_permute(const PermuteArgs& args, ExecContext& context);
 void moe_unpermute(const UnpermuteArgs& args, ExecContext& context);
 void sample(const SampleArgs& args, ExecContext& context);
