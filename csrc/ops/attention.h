@@ -7,6 +7,10 @@
 /// sequence are not written, and nothing is read beyond a sequence's kv_len. No sequence, or none with query
 /// rows: nothing happens. Throws when run if the batch contradicts itself or the tensors, naming the
 /// sequence.
+///
+/// The batch, and what the cache holds of sequences behind num_prefill_seqs (first_seq) before their query
+/// rows, are read before kernels ahead in the stream have ended: what writes them must be a copy or
+/// scatter_blocks, or stand before one.
 namespace weft::ops {
 
 struct PrefillPlanArgs {

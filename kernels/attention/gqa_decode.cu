@@ -5,8 +5,8 @@
 // positions are cut into tiles of 16, dealt out in turn to the warps of a cluster of blocks. A warp keeps its
 // next tiles under way in shared memory of its own and has a running softmax over them, so that nothing but
 // the merge waits for another warp: warps are merged in order, then blocks in order, through their shared
-// memory. There is no workspace and no plan: lengths are read where they are used, and blocks without a tile
-// end at once.
+// memory. The first tiles are on their way before the kernels ahead have ended. There is no workspace and no
+// plan: lengths are read where they are used, and blocks without a tile end at once.
 //
 // The number of blocks in a cluster follows from the sequences and heads that the launch has room for. With
 // it given, a row's bits depend on its own keys alone.
@@ -69,7 +69,6 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
   constexpr int kRows = S::kRows;
   constexpr int kStages = S::kStages;
   let_next_start();
-  wait_for_inputs(site);
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int rank = static_cast<int>(blockIdx.x) % a.cluster_size;
@@ -85,7 +84,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
   // The page of this lane's token of a tile. Needs no length, so that it is on its way together with those.
   const auto load_page = [&](int tile) {
     const int position = tile * kTokens + lane % kTokens;
-    return position < capacity ? pages[a.page_size.quotient(position)] : -1;
+    return position < capacity ? load_early(pages + a.page_size.quotient(position)) : -1;
   };
   int first_pages[kStages];
 #pragma unroll
@@ -93,14 +92,17 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
 
   const SequenceLengths lengths(a.batch, seq);
   const bool reports = rank == 0 && kv_head == 0 && threadIdx.x == 0;
-  if (!check_num_seqs(site, texts, a.batch, lengths.num_seqs, reports && blockIdx.y == 0)) return;
-  if (seq >= lengths.num_seqs) return;
-  if (!check_sequence(site, texts, a.batch, lengths, a.num_tokens, seq, reports)) return;
+  const bool is_good = check_num_seqs(site, texts, a.batch, lengths.num_seqs, reports && blockIdx.y == 0) &&
+                       seq < lengths.num_seqs &&
+                       check_sequence(site, texts, a.batch, lengths, a.num_tokens, seq, reports);
   const auto begin_row = static_cast<int>(lengths.begin_row);
   const auto q_len = static_cast<int>(lengths.end_row) - begin_row;
   const auto kv_len = static_cast<int>(lengths.kv_len);
-  const int num_tiles = q_len == 0 ? 0 : ceil_div(kv_len, kTokens);
-  if (rank * kWarps >= num_tiles) return;
+  const int num_tiles = !is_good || q_len == 0 ? 0 : ceil_div(kv_len, kTokens);
+  if (rank * kWarps >= num_tiles) {
+    wait_for_inputs(site);
+    return;
+  }
   const int busy_blocks = min_of(a.cluster_size, ceil_div(num_tiles, kWarps));
   const int busy_warps = min_of(kWarps, num_tiles - rank * kWarps);
 
@@ -138,6 +140,14 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
     }
   };
 
+  // What stood in the cache before this step: the kernels ahead do not write it.
+  const int num_old_tiles = (kv_len - q_len) / kTokens;
+#pragma unroll
+  for (int s = 0; s < kStages - 1; ++s) {
+    if (first_tile + s * step < num_old_tiles) load_tile(s, first_tile + s * step, first_pages[s]);
+  }
+  wait_for_inputs(site);
+
   const int g = lane / 4;
   const int t = lane % 4;
   // Row r of the sequence: head r % group of its query r / group.
@@ -147,7 +157,9 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
 #pragma unroll
     for (int s = 0; s < kStages - 1; ++s) {
       const int tile = first_tile + s * step;
-      if (tile < num_tiles) load_tile(s, tile, first_row == 0 ? first_pages[s] : load_page(tile));
+      if (tile < num_tiles && (first_row > 0 || tile >= num_old_tiles)) {
+        load_tile(s, tile, first_row == 0 ? first_pages[s] : load_page(tile));
+      }
       commit_copies();
     }
     const int next_tile = first_tile + (kStages - 1) * step;

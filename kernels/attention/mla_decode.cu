@@ -56,7 +56,6 @@ template <class T>
 __global__ void __launch_bounds__(kThreads, 2)
     mla_decode_kernel(OpSite site, AttentionTexts texts, MlaDecode a) {
   let_next_start();
-  wait_for_inputs(site);
   const int thread = static_cast<int>(threadIdx.x);
   const int warp = thread / kWarpSize;
   const int lane = thread % kWarpSize;
@@ -73,21 +72,24 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int my_token = thread / 4;
   const auto load_page = [&](int tile) {
     const int position = tile * kTokens + my_token;
-    return position < capacity ? pages[a.page_size.quotient(position)] : -1;
+    return position < capacity ? load_early(pages + a.page_size.quotient(position)) : -1;
   };
   const int first_page = load_page(rank);
   const int second_page = load_page(rank + a.cluster_size);
 
   const SequenceLengths lengths(a.batch, seq);
   const bool reports = rank == 0 && first_head == 0 && thread == 0;
-  if (!check_num_seqs(site, texts, a.batch, lengths.num_seqs, reports && blockIdx.y == 0)) return;
-  if (seq >= lengths.num_seqs) return;
-  if (!check_sequence(site, texts, a.batch, lengths, a.num_tokens, seq, reports)) return;
+  const bool is_good = check_num_seqs(site, texts, a.batch, lengths.num_seqs, reports && blockIdx.y == 0) &&
+                       seq < lengths.num_seqs &&
+                       check_sequence(site, texts, a.batch, lengths, a.num_tokens, seq, reports);
   const auto begin_row = static_cast<int>(lengths.begin_row);
   const auto q_len = static_cast<int>(lengths.end_row) - begin_row;
   const auto kv_len = static_cast<int>(lengths.kv_len);
-  const int num_tiles = q_len == 0 ? 0 : ceil_div(kv_len, kTokens);
-  if (rank >= num_tiles) return;
+  const int num_tiles = !is_good || q_len == 0 ? 0 : ceil_div(kv_len, kTokens);
+  if (rank >= num_tiles) {
+    wait_for_inputs(site);
+    return;
+  }
   const int busy_blocks = min_of(a.cluster_size, num_tiles);
   const int num_heads = min_of(kHeads, a.heads - first_head);
 
@@ -110,8 +112,13 @@ __global__ void __launch_bounds__(kThreads, 2)
     for (int i = 0; i < kKey / 32; ++i) copy_async(to + i * 4, from + i * 32, exists);
   };
 
+  // What stood in the cache before this step: the kernels ahead do not write it.
+  const bool is_old = (rank + 1) * kTokens <= kv_len - q_len;
+  if (is_old) load_tile(0, rank, first_page);
+  wait_for_inputs(site);
+
   for (int token = 0; token < q_len; ++token) {
-    load_tile(0, rank, token == 0 ? first_page : load_page(rank));
+    if (token > 0 || !is_old) load_tile(0, rank, token == 0 ? first_page : load_page(rank));
     commit_copies();
     int next_page = token == 0 ? second_page : load_page(rank + a.cluster_size);
 

@@ -45,14 +45,18 @@ class Divider {
   uint32_t inverse_ = 0;
 };
 
+/// A value of the batch, before or after wait_for_inputs(): see ops/attention.h. Not from the L1 cache, where
+/// that of a step before may stand.
+__device__ inline int32_t load_early(const int32_t* at) { return *static_cast<const volatile int32_t*>(at); }
+
 /// What a batch says of one of its sequences, not yet checked. Loaded as one, so that nothing waits twice.
 struct SequenceLengths {
   int64_t num_seqs, begin_row, end_row, kv_len;
   __device__ SequenceLengths(const SequenceBatch& batch, int64_t s)
-      : num_seqs(*batch.num_seqs),
-        begin_row(batch.cu_q[s]),
-        end_row(batch.cu_q[s + 1]),
-        kv_len(batch.kv_len[s]) {}
+      : num_seqs(load_early(batch.num_seqs)),
+        begin_row(load_early(batch.cu_q + s)),
+        end_row(load_early(batch.cu_q + s + 1)),
+        kv_len(load_early(batch.kv_len + s)) {}
 };
 
 /// True if the number of sequences is good; what is wrong with it is reported if `report`.

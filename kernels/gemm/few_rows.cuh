@@ -283,7 +283,7 @@ inline int64_t max_few_rows(int64_t w_rows) { return w_rows <= 4224 ? 32 : 16; }
 /// Blocks of a cluster: one, unless the matrix has too few rows to keep a large GPU reading. By its shape
 /// alone, not by the GPU, since sums depend on it.
 inline int64_t few_rows_split(int64_t w_rows, int64_t k) {
-  constexpr int64_t kBlocks = 60;
+  constexpr int64_t kBlocks = 100;
   int64_t split = 1;
   while (split < 4 && ceil_div<int64_t>(w_rows, 16) * split < kBlocks &&
          k >= 2 * split * kFewWarps * kChunk) {

@@ -173,7 +173,7 @@ TEST_F(CudaEngineTest, ATimelineTellsOfReplaysToo) {
   const int64_t num_layers = model.hooks.model->num_hidden_layers;
   EXPECT_EQ(count["mla_norm_rope_write"], num_layers);
   EXPECT_EQ(count["mla_decode"], num_layers);
-  EXPECT_EQ(count["expert_ffn"], num_layers - 1) << "the first layer is dense";
+  EXPECT_EQ(count["expert_ffn_and_combine"], num_layers - 1) << "the first layer is dense";
   EXPECT_EQ(count["mla_prefill"], 0) << "the step before was not to be traced";
 }
 
