@@ -24,6 +24,9 @@ struct LaunchShape {
   dim3 block{1};
   size_t shared_bytes = 0;
   unsigned cluster_blocks = 1;  // neighbours along x that run at the same time (kernels/common/cluster.cuh)
+  /// The kernel needs much of the L1 cache. It begins when all before it has ended: only an idle
+  /// multiprocessor can change how its memory is split into L1 and shared memory.
+  bool needs_l1 = false;
 };
 
 /// `n` as a number of blocks. Throws if the grid cannot have so many.
@@ -65,12 +68,13 @@ const Registered<kKernel> Registered<kKernel>::instance{};
 /// be captured. Throws Error if CUDA refuses.
 ///
 /// Behind another kernel of launch() this one is dispatched early (programmatic dependent launch), by the
-/// rules at wait_for_inputs(). Behind anything else it begins when that has ended.
+/// rules at wait_for_inputs(), unless it needs_l1. Behind anything else it begins when that has ended.
 template <auto kKernel, class... Params>
 void launch_as(void (*)(Params...), const CudaContext& context, const LaunchShape& shape,
                std::type_identity_t<Params>... args) {
   (void)&detail::Registered<kKernel>::instance;
-  const CudaContext::Next next = context.next_kernel();
+  CudaContext::Next next = context.next_kernel();
+  next.overlaps = next.overlaps && !shape.needs_l1;
 #if WEFT_CUDA_EMULATED
   emulation::launch(shape.grid, shape.block, shape.cluster_blocks, shape.shared_bytes, next.stream,
                     next.overlaps, kKernel, std::tuple<Params...>(args...));

@@ -37,7 +37,9 @@ struct TransposedFragment {
 template <class T, class Out, int kRowTiles>
 __global__ void __launch_bounds__(kSegments * 32)
     transposed_kernel(OpSite site, Products p, int64_t segment) {
-  __shared__ float partial[kSegments][16][kTransposedColumns];
+  // Column 8i + j of a row stands at 8j + i, so that a lane's sums are neighbours; lanes of four rows then
+  // meet every bank once.
+  __shared__ float2 partial[kSegments][16][kTransposedColumns / 2 + 4];
   let_next_start();
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -94,9 +96,8 @@ __global__ void __launch_bounds__(kSegments * 32)
     __syncthreads();
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e)
-        partial[warp][g + (e >= 2 ? 8 : 0)][8 * (2 * t + e % 2) + j] = sums[r][j][e];
+      partial[warp][g][4 * j + t] = {sums[r][j][0], sums[r][j][1]};
+      partial[warp][g + 8][4 * j + t] = {sums[r][j][2], sums[r][j][3]};
     }
     __syncthreads();
     const int row = static_cast<int>(threadIdx.x) / (kTransposedColumns / 4);
@@ -105,7 +106,10 @@ __global__ void __launch_bounds__(kSegments * 32)
 #pragma unroll
     for (int s = 0; s < kSegments; ++s) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) total[e] += partial[s][row][first + e];
+      for (int e = 0; e < 4; ++e) {
+        const float2& two = partial[s][row][4 * ((first + e) % 8) + first / 16];
+        total[e] += first / 8 % 2 == 0 ? two.x : two.y;
+      }
     }
     store_two<T, Out>(p, rows, 16 * r + row, column + first, total[0], total[1]);
     store_two<T, Out>(p, rows, 16 * r + row, column + first + 2, total[2], total[3]);

@@ -83,7 +83,9 @@ bool launch_shape(const CudaContext& context, ExpertGemm p) {
   const int blocks_per_sm = std::max(1, std::min(static_cast<int>(room), Shape::kBlocksPerSm));
   const LaunchShape shape{.grid = dim3(static_cast<unsigned>(context.num_sms * blocks_per_sm)),
                           .block = dim3(Shape::kThreads),
-                          .shared_bytes = shared};
+                          .shared_bytes = shared,
+                          // Behind the first product the split is that of a kernel of the same kind.
+                          .needs_l1 = !Shape::kSharedRing && !p.offsets_ready};
   launch<&expert_gemm_kernel<Shape>>(context, shape, context.site, kTexts, p);
   return true;
 }
