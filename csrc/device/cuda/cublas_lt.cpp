@@ -191,7 +191,7 @@ class CublasLt::Impl {
     check_lt(
         library().matmul(handle_.get(), described.operation.get(), &one, p.w, described.w.get(), p.a,
                          described.a.get(), &zero, p.out, described.out.get(), p.out, described.out.get(),
-                         &algorithm->algo, workspace, kWorkspaceBytes, context.foreign_kernel_stream()),
+                         &algorithm->algo, workspace, kWorkspaceBytes, context.foreign_stream()),
         "cublasLtMatmul");
     return true;
   }

@@ -63,16 +63,10 @@ class CudaContext final : public ExecContext {
   void parallel_for(int64_t n, int64_t grain,
                     const std::function<void(int64_t begin, int64_t end)>& body) override;
 
-  /// The stream, for copies and for kernels that launch() does not launch. The next kernel of launch() then
-  /// begins when all of that has ended.
+  /// The stream, for copies and for kernels that launch() does not launch (of cuBLASLt, say). The next kernel
+  /// of launch() then begins when all of that has ended.
   [[nodiscard]] cudaStream_t foreign_stream() const {
     tail_.after_kernel = false;
-    return stream_;
-  }
-  /// The stream, for kernels of others that begin when all before them has ended (cuBLASLt's) and of which at
-  /// least one is enqueued. The next kernel of launch() may be dispatched before they have ended.
-  [[nodiscard]] cudaStream_t foreign_kernel_stream() const {
-    tail_.after_kernel = true;
     return stream_;
   }
   /// The stream for a kernel of launch(), and whether it may begin before the one before it has ended.
