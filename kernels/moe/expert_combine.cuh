@@ -34,15 +34,17 @@ template <class T_, int kTiles_, int kStages_>
 struct CombineShape {
   using T = T_;
   static constexpr int kTiles = kTiles_;    // of 16 columns
-  static constexpr int kStages = kStages_;  // steps of 32 columns of k in the ring
-  static constexpr int kThreads = kSegments * kWarpSize;
+  static constexpr int kStages = kStages_;  // steps of 32 columns of k in a ring
+  static constexpr int kTeams = 2;
+  static constexpr int kTeamThreads = kSegments * kWarpSize;
+  static constexpr int kThreads = kTeams * kTeamThreads;
   static constexpr int kColumns = 16 * kTiles;
   static constexpr int kAccesses = 2 * kTiles + 1;  // of a lane, a step: weights, then a row
   static constexpr int kRing = kStages * kAccesses * kWarpSize;
-  static constexpr int kPartials = kTiles * 128;
-  static constexpr size_t kSharedBytes =
-      size_t{kSegments} * kRing * 16 + size_t{2} * kSegments * kPartials * 4 +
-      size_t{kCombineCopies} * (kColumns * 2 + 8 + sizeof(ExpertItem)) + kSegments * 4;
+  static constexpr int kPartials = kTiles * 128;  // sums of a warp
+  static constexpr size_t kSharedBytes = size_t{kTeams} * kSegments * (kRing * 16 + kPartials * 4) +
+                                         size_t{kCombineCopies} * (kColumns * 2 + 8 + sizeof(ExpertItem)) +
+                                         kSegments * 4;
 };
 
 template <class Shape>
@@ -51,15 +53,17 @@ __global__ void __launch_bounds__(Shape::kThreads)
   using T = typename Shape::T;
   constexpr int kTiles = Shape::kTiles;
   constexpr int kStages = Shape::kStages;
+  constexpr int kTeams = Shape::kTeams;
   const ExpertGemm& p = c.product;
   const int thread = static_cast<int>(threadIdx.x);
   const int warp = thread / kWarpSize;
+  const int team = warp / kSegments;
   const int lane = thread % kWarpSize;
   const int g = lane / 4;
   const int t = lane % 4;
   uint4* const rings = dynamic_shared<uint4>();  // [warp][stage][access][lane]
-  auto* const partial = reinterpret_cast<float*>(rings + kSegments * Shape::kRing);
-  auto* const position = reinterpret_cast<int32_t*>(partial + 2 * kSegments * Shape::kPartials);
+  auto* const partial = reinterpret_cast<float*>(rings + kTeams * kSegments * Shape::kRing);  // [warp]
+  auto* const position = reinterpret_cast<int32_t*>(partial + kTeams * kSegments * Shape::kPartials);
   auto* const weights = reinterpret_cast<float*>(position + kCombineCopies);
   auto* const scan = reinterpret_cast<int32_t*>(weights + kCombineCopies);
   auto* const items = reinterpret_cast<ExpertItem*>(scan + kSegments);
@@ -71,54 +75,62 @@ __global__ void __launch_bounds__(Shape::kThreads)
   const int32_t num_items = find_items<kCombineRows>(site, texts.product, p, scan, items);
   const int32_t column = static_cast<int32_t>(blockIdx.x) * Shape::kColumns;
   const int steps = static_cast<int>(p.segment) / kStepK;
-  const int32_t segment_k = warp * static_cast<int32_t>(p.segment);
+  const int32_t segment_k = warp % kSegments * static_cast<int32_t>(p.segment);
   // Columns of k of this lane's first access up to the end of its segment.
   const int32_t limit = min(static_cast<int32_t>(p.segment), p.k - segment_k) - 8 * t;
 
+  // A step of an item of this team, and where this lane's accesses of the item's first step are.
   struct Place {
-    int32_t item = 0;
-    int step = 0;
+    int32_t item;
+    int step;
+    const T* weights;
+    const T* row;
+    bool has_row;
+  };
+  const auto aim = [&](Place& at) {
+    at.step = 0;
+    at.has_row = false;
+    if (at.item >= num_items) return;
+    const ExpertItem item = items[at.item];
+    const int64_t k = segment_k + 8 * t;
+    at.weights = static_cast<const T*>(p.w) + item.expert * p.w_expert_stride + (column + g) * p.w_stride + k;
+    at.row = static_cast<const T*>(p.a) + (item.first_row + g) * p.a_stride + k;
+    at.has_row = g < item.rows;
   };
   const auto advance = [&](Place& at) {
-    if (++at.step == steps) {
-      at.step = 0;
-      ++at.item;
-    }
+    if (++at.step < steps) return;
+    at.item += kTeams;
+    aim(at);
   };
   const auto load_weights = [&](const Place& at, int stage) {
     const bool inside = at.item < num_items && at.step * kStepK < limit;
-    const T* const expert =
-        static_cast<const T*>(p.w) + (inside ? items[at.item].expert * p.w_expert_stride : 0);
 #pragma unroll
     for (int i = 0; i < 2 * kTiles; ++i) {
-      const int32_t row = column + 8 * i + g;
-      const bool exists = inside && row < p.n;
+      const bool exists = inside && column + 8 * i + g < p.n;
       copy_streamed(ring + (stage * Shape::kAccesses + i) * kWarpSize,
-                    exists ? expert + row * p.w_stride + segment_k + at.step * kStepK + 8 * t : expert,
+                    exists ? at.weights + 8 * i * p.w_stride + at.step * kStepK : static_cast<const T*>(p.w),
                     exists);
     }
   };
   const auto load_row = [&](const Place& at, int stage) {
-    const bool exists = at.item < num_items && at.step * kStepK < limit && g < items[at.item].rows;
-    const T* const a = static_cast<const T*>(p.a);
-    copy_async(
-        ring + (stage * Shape::kAccesses + 2 * kTiles) * kWarpSize,
-        exists ? a + (items[at.item].first_row + g) * p.a_stride + segment_k + at.step * kStepK + 8 * t : a,
-        exists);
+    const bool exists = at.has_row && at.step * kStepK < limit;
+    copy_async(ring + (stage * Shape::kAccesses + 2 * kTiles) * kWarpSize,
+               exists ? at.row + at.step * kStepK : static_cast<const T*>(p.a), exists);
   };
 
-  Place weights_at;
+  Place next{.item = team, .step = 0, .weights = nullptr, .row = nullptr, .has_row = false};
+  aim(next);
+  Place next_row = next;
 #pragma unroll
   for (int s = 0; s < kStages; ++s) {
-    load_weights(weights_at, s);
-    advance(weights_at);
+    load_weights(next, s);
+    advance(next);
   }
   wait_for_inputs(site);
-  Place rows_at;
 #pragma unroll
   for (int s = 0; s < kStages; ++s) {
-    load_row(rows_at, s);
-    advance(rows_at);
+    load_row(next_row, s);
+    advance(next_row);
     commit_copies();
   }
   const int32_t rows = c.num_rows == nullptr ? c.rows : min(max(*c.num_rows, 0), c.rows);
@@ -136,51 +148,57 @@ __global__ void __launch_bounds__(Shape::kThreads)
   }
 
   int stage = 0;
-  for (int32_t item = 0; item < num_items; ++item) {
-    float sums[kTiles][4] = {};
-    for (int step = 0; step < steps; ++step) {
-      wait_for_copies<kStages - 1>();
-      const uint4* const from = ring + stage * Shape::kAccesses * kWarpSize;
-      const uint4 row = from[2 * kTiles * kWarpSize];
+  for (int32_t first = 0; first < num_items; first += kTeams) {
+    const int32_t item = first + team;
+    if (item < num_items) {
+      float sums[kTiles][4] = {};
+      for (int step = 0; step < steps; ++step) {
+        wait_for_copies<kStages - 1>();
+        const uint4* const from = ring + stage * Shape::kAccesses * kWarpSize;
+        const uint4 row = from[2 * kTiles * kWarpSize];
+#pragma unroll
+        for (int i = 0; i < kTiles; ++i) {
+          const uint4 upper = from[2 * i * kWarpSize];
+          const uint4 lower = from[(2 * i + 1) * kWarpSize];
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            uint32_t a[4];
+            uint32_t b[2];
+            as_a(a, upper, lower, half);
+            as_b(b, row, half);
+            mma_16x8x16<T>(sums[i], a, b);
+          }
+        }
+        load_weights(next, stage);
+        load_row(next, stage);
+        advance(next);
+        commit_copies();
+        stage = stage + 1 == kStages ? 0 : stage + 1;
+      }
 #pragma unroll
       for (int i = 0; i < kTiles; ++i) {
-        const uint4 upper = from[2 * i * kWarpSize];
-        const uint4 lower = from[(2 * i + 1) * kWarpSize];
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          uint32_t a[4];
-          uint32_t b[2];
-          as_a(a, upper, lower, half);
-          as_b(b, row, half);
-          mma_16x8x16<T>(sums[i], a, b);
-        }
+        float* const to = partial + warp * Shape::kPartials + i * 128 + g * 8 + 2 * t;
+        *reinterpret_cast<Pack<float, 2>*>(to) = {sums[i][0], sums[i][1]};
+        *reinterpret_cast<Pack<float, 2>*>(to + 64) = {sums[i][2], sums[i][3]};
       }
-      load_weights(weights_at, stage);
-      load_row(weights_at, stage);
-      advance(weights_at);
-      commit_copies();
-      stage = stage + 1 == kStages ? 0 : stage + 1;
-    }
-    float* const sums_of = partial + item % 2 * kSegments * Shape::kPartials;
-#pragma unroll
-    for (int i = 0; i < kTiles; ++i) {
-      float* const to = sums_of + (warp * kTiles + i) * 128 + g * 8 + 2 * t;
-      *reinterpret_cast<Pack<float, 2>*>(to) = {sums[i][0], sums[i][1]};
-      *reinterpret_cast<Pack<float, 2>*>(to + 64) = {sums[i][2], sums[i][3]};
     }
     __syncthreads();
-    for (int i = thread; i < Shape::kPartials; i += Shape::kThreads) {
-      const int r = i % 8;
-      const int32_t copy = items[item].first_row + r;
-      if (r >= items[item].rows || copy >= kCombineCopies) continue;
-      float sum = 0.0F;
+    if (item < num_items) {
+      const float* const of_team = partial + team * kSegments * Shape::kPartials;
+      for (int i = thread % Shape::kTeamThreads; i < Shape::kPartials; i += Shape::kTeamThreads) {
+        const int r = i % 8;
+        const int32_t copy = items[item].first_row + r;
+        if (r >= items[item].rows || copy >= kCombineCopies) continue;
+        float sum = 0.0F;
 #pragma unroll
-      for (int s = 0; s < kSegments; ++s) sum += sums_of[s * Shape::kPartials + i];
-      results[copy * Shape::kColumns + i / 8] = from_float<T>(sum);
+        for (int s = 0; s < kSegments; ++s) sum += of_team[s * Shape::kPartials + i];
+        results[copy * Shape::kColumns + i / 8] = from_float<T>(sum);
+      }
     }
+    __syncthreads();
   }
   wait_for_copies<0>();
-  __syncthreads();
+  __syncthreads();  // position and weights are there even if no item is
   for (int i = thread; i < rows * Shape::kColumns; i += Shape::kThreads) {
     const int r = i / Shape::kColumns;
     const int at = i % Shape::kColumns;
@@ -188,8 +206,9 @@ __global__ void __launch_bounds__(Shape::kThreads)
     float sum = 0.0F;
     for (int32_t k = 0; k < c.top_k; ++k) {
       const int32_t place = position[r * c.top_k + k];
-      if (place >= 0)
+      if (place >= 0) {
         sum = fmaf(weights[r * c.top_k + k], to_float(results[place * Shape::kColumns + at]), sum);
+      }
     }
     static_cast<T*>(c.out)[r * c.out_stride + column + at] = from_float<T>(sum);
   }

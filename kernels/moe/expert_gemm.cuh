@@ -14,9 +14,8 @@
 /// followed by that of the next unit, so a warp always has 2 * kSteps * kTiles loads of 16 bytes a lane under
 /// way. The rows of the expert, the tensor core's B, wait in shared memory.
 ///
-/// The ring is in registers if kRowBlocks rows leave no room in shared memory. But such loads pass through
-/// the L1 cache, of which a kernel that is dispatched early may find little: a multiprocessor keeps the split
-/// that the kernels before it had. So with few rows the ring is in shared memory.
+/// With few rows the ring is in shared memory. It is in registers if rows leave no room there; but such loads
+/// pass through the L1 cache, of which a kernel that is dispatched early may find little, so this one is not.
 namespace weft::kernels {
 
 struct ExpertGemm {
@@ -70,8 +69,8 @@ __device__ inline void copy_streamed(uint4* shared, const void* global, bool exi
 #endif
 }
 
-/// The blocks of kRows rows of every expert, in order, for a block of kSegments warps; how many there are.
-/// scan: workspace [kSegments] in shared memory; items: there, with room for p.max_items.
+/// The blocks of kRows rows of every expert, in order, for a block of kSegments warps or more; how many there
+/// are. scan: workspace [kSegments] in shared memory; items: there, with room for p.max_items.
 template <int kRows>
 __device__ int32_t find_items(const OpSite& site, const ExpertTexts& texts, const ExpertGemm& p,
                               int32_t* scan, ExpertItem* items) {
@@ -84,7 +83,7 @@ __device__ int32_t find_items(const OpSite& site, const ExpertTexts& texts, cons
     const int32_t e = first + static_cast<int32_t>(threadIdx.x);
     int32_t from = 0;
     int32_t to = 0;
-    if (e < p.experts) {
+    if (warp < kSegments && e < p.experts) {
       from = offsets[e];
       to = offsets[e + 1];
       if (from < 0 || from > to || to > p.max_rows) {
@@ -99,7 +98,7 @@ __device__ int32_t find_items(const OpSite& site, const ExpertTexts& texts, cons
       if (lane >= step) until += before;
     }
     __syncthreads();
-    if (lane == kWarpSize - 1) scan[warp] = until;
+    if (warp < kSegments && lane == kWarpSize - 1) scan[warp] = until;
     __syncthreads();
     int32_t at = num_items + until - blocks;
     for (int w = 0; w < kSegments; ++w) {

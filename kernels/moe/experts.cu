@@ -139,9 +139,9 @@ bool launch_combine(const CudaContext& context, const ExpertCombine& c) {
 template <class T>
 bool launch_combine(const CudaContext& context, const ExpertCombine& c) {
   const int64_t tiles = ceil_div<int64_t>(c.product.n, 16);
-  if (tiles <= context.num_sms) return launch_combine<T, 1, 8>(context, c);
-  if (tiles <= int64_t{2} * context.num_sms) return launch_combine<T, 2, 5>(context, c);
-  return launch_combine<T, 4, 3>(context, c);
+  if (tiles <= context.num_sms) return launch_combine<T, 1, 4>(context, c);
+  if (tiles <= int64_t{2} * context.num_sms) return launch_combine<T, 2, 3>(context, c);
+  return launch_combine<T, 4, 2>(context, c);
 }
 
 /// True if expert_combine_kernel serves these operands, behind expert_gemm_kernel.
