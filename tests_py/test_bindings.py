@@ -21,11 +21,15 @@ def is_property(node):
     return any(isinstance(decorator, ast.Name) and decorator.id == "property" for decorator in node.decorator_list)
 
 
+STUB_CLASSES = {node.name: node for node in STUB.body if isinstance(node, ast.ClassDef)}
+
+
 def is_type_of_dicts(node):
-    return any(isinstance(base, ast.Name) and base.id == "TypedDict" for base in node.bases)
+    names = [base.id for base in node.bases if isinstance(base, ast.Name)]
+    return "TypedDict" in names or any(is_type_of_dicts(STUB_CLASSES[name]) for name in names if name in STUB_CLASSES)
 
 
-CLASSES = {node.name: node for node in STUB.body if isinstance(node, ast.ClassDef) and not is_type_of_dicts(node)}
+CLASSES = {name: node for name, node in STUB_CLASSES.items() if not is_type_of_dicts(node)}
 CALLABLES = {(None, name): node for name, node in functions(STUB.body).items()} | {
     (cls, name): node
     for cls, body in CLASSES.items()
