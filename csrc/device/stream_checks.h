@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "device/buffer_table.h"
 
-/// What the streams, events and graphs of every backend refuse, in the same words: each throws Error.
+/// What streams, events and graphs of several backends refuse, in the same words: each throws Error.
 /// where: the device and the stream.
 namespace weft::device {
 

@@ -10,7 +10,7 @@
 ///
 /// The batch, and what the cache holds of sequences behind num_prefill_seqs (first_seq) before their query
 /// rows, are read before kernels ahead in the stream have ended: what writes them must be a copy or
-/// scatter_blocks, or stand before one.
+/// scatter_blocks, or stand before one, an event or a replay.
 namespace weft::ops {
 
 struct PrefillPlanArgs {

@@ -49,7 +49,8 @@ struct ExpertFfnArgs {
 };
 /// out = down(silu(gate) * up) of each copy. The same bits as rows of x copied by `source`, then
 /// grouped_gemm, silu_mul and grouped_gemm; workspace is written as far as these are separate kernels. Rows
-/// of out that hold no copy are undefined.
+/// of out that hold no copy are undefined. gate_up and down are weights: nothing that a device runs may write
+/// them.
 void expert_ffn(Stream& stream, const ExpertFfnArgs& args);
 
 struct ExpertFfnAndCombineArgs {

@@ -48,7 +48,8 @@ struct GroupedGemmArgs {
   const int32_t* counts = nullptr;
 };
 /// out rows of group g = a rows of g * w[g]^T; other rows are not touched. Same rule of rows as gemm; on the
-/// CPU the same bits. Throws (when run) if offsets or counts do not fit `a`.
+/// CPU the same bits. Throws (when run) if offsets or counts do not fit `a`. With an alignment of more than
+/// one, kernels of a GPU may write rows between groups, and take offsets as they are.
 void grouped_gemm(Stream& stream, const GroupedGemmArgs& args);
 
 }  // namespace weft::ops

@@ -13,7 +13,7 @@
 /// that. Both ops throw (when run) if another position or slot is out of range.
 ///
 /// positions, slots and cos_sin are read before kernels ahead in the stream have ended: what writes them must
-/// be a copy or scatter_blocks, which no kernel behind them overlaps.
+/// be a copy or scatter_blocks, which no kernel behind them overlaps, or stand before an event or a replay.
 namespace weft::ops {
 
 struct QkNormRopeWriteArgs {

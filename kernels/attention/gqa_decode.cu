@@ -6,7 +6,7 @@
 // next tiles under way in shared memory of its own and has a running softmax over them, so that nothing but
 // the merge waits for another warp: warps are merged in order, then blocks in order, through their shared
 // memory. The first tiles are on their way before the kernels ahead have ended. There is no workspace and no
-// plan: lengths are read where they are used, and blocks without a tile end at once.
+// plan: lengths are read where they are used, and blocks without a tile only wait.
 //
 // The number of blocks in a cluster follows from the sequences and heads that the launch has room for. With
 // it given, a row's bits depend on its own keys alone.

@@ -136,11 +136,12 @@ __device__ inline void let_next_start() {
 /// the host, should it ask, that the stream is here, and when.
 ///
 /// Every thread of every kernel calls it, exactly once and on every path, before it touches memory. Before it
-/// stand only: arithmetic on the kernel's arguments, let_next_start(), and reads or prefetches of weights,
-/// which no kernel ever writes. That is all that makes early dispatch safe: a kernel which has ended implies
-/// that all before it have, and none touches memory before that. Where an op's contract says more of what is
-/// written before, its kernel may read that too: ops/rope_write.h, and offsets_ready in moe/expert_gemm.cuh.
-/// Threads of FlashInfer's and DeepGEMM's kernels that touch no memory end without waiting.
+/// stand only: arithmetic on the kernel's arguments, let_next_start(), fail(), and reads or prefetches of
+/// weights, which no kernel ever writes. That is all that makes early dispatch safe: a kernel which has ended
+/// implies that all before it have, and none touches memory before that. Where an op's contract says more of
+/// what is written before, its kernel may read that too: ops/rope_write.h, ops/attention.h, and offsets_ready
+/// in moe/expert_gemm.cuh. Threads of FlashInfer's and DeepGEMM's kernels that touch no memory end without
+/// waiting.
 __device__ inline void wait_for_inputs(const OpSite& site) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");

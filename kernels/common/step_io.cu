@@ -50,7 +50,7 @@ void scatter_blocks(const ScatterBlocksArgs& args, ExecContext& context) {
       cuda_context(context).site, kBadIndex, args.out.as<uint4>(), args.out.shape[0], args.x.as<uint4>(),
       args.indices.as<int32_t>(), n);
   // The next kernel begins when this one has ended: kernels of the step may read its inputs before their
-  // own turn (ops/rope_write.h).
+  // own turn (ops/rope_write.h, ops/attention.h).
   static_cast<void>(cuda_context(context).foreign_stream());
 }
 

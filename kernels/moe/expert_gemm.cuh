@@ -28,8 +28,9 @@ struct ExpertGemm {
   int64_t segment;
   int32_t n, k, experts, max_rows, a_rows;
   int32_t max_items;  // room for row blocks of all experts
-  /// The kernel before this one is another expert_gemm_kernel with the same offsets: it has seen their writer
-  /// end before it let this one start, so they may be read, and weights with them, while it still runs.
+  /// The kernel before this one is the expert_gemm_kernel of the first product, with the same offsets: it has
+  /// seen their writer end before it let this one start, so they may be read, and weights with them, while it
+  /// still runs.
   bool offsets_ready;
 };
 

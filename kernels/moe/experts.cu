@@ -1,6 +1,6 @@
 // expert_ffn, expert_ffn_and_combine and grouped_gemm: which kernels compute the products of experts.
 //
-// a few tokens: expert_combine.cuh sums up what the second product leaves.
+// a few tokens: expert_combine.cuh computes the second product and sums up what it leaves.
 // few rows an expert (16-bit, aligned): expert_gemm.cuh, with rows gathered and silu_mul applied on the way.
 // otherwise: rows are copied, and products and silu_mul are separate kernels: DeepGEMM's where it is part of
 // the build, and rows are aligned to its tiles; else those of gemm.cu.
