@@ -68,7 +68,8 @@ TEST_F(CudaDeviceTest, ADeviceStoppedAtAnyOpNamesItAndGivesItsMemoryBack) {
   }
   const auto device = make_cuda_device({.name = "dev:0"});
   // Others may use the GPU; a leak of this test would be some 50 contexts' worth of streams and buffers.
-  EXPECT_GE(device->memory().free_bytes + (size_t{64} << 20), free_before);
+  const size_t slack = cuda_is_emulated() ? 0 : size_t{64} << 20;
+  EXPECT_GE(device->memory().free_bytes + slack, free_before);
 }
 
 TEST_F(CudaDeviceTest, KernelsAreKnownBeforeTheFirstLaunch) {
