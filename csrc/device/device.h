@@ -263,7 +263,7 @@ struct CudaOptions {
 [[nodiscard]] int64_t cuda_num_ops(const Device& device);
 /// GPUs that can be used; 0 without a driver.
 [[nodiscard]] int cuda_device_count();
-/// Why there is none, for messages; empty if there is one.
+/// Why there is none, or why GPU 0 cannot run weft's kernels, for messages; empty if it can.
 [[nodiscard]] std::string cuda_unavailable_reason();
 struct CudaGpu {
   std::string name;

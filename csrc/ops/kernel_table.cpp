@@ -22,6 +22,8 @@ struct Entry {
 };
 
 constexpr std::string_view kGroupedNative = "moe/expert_gemm.cuh for few rows, gemm/gemm.cu for many";
+constexpr std::string_view kGroupedFast =
+    "many rows in bf16 of 8, 16, .. 256 experts, on 132 multiprocessors";
 
 constexpr Entry kEntries[] = {
     {"scatter_blocks", "common/step_io.cu"},
@@ -42,12 +44,10 @@ constexpr Entry kEntries[] = {
     {"group_copies", "moe/group.cu"},
     {"route_and_group", "moe/group.cu"},
     {"moe_permute", "moe/permute.cu"},
-    {"expert_ffn", kGroupedNative, Library::kDeepGemm,
-     "many rows in bf16 of 8, 16, .. 256 experts, on 132 multiprocessors"},
-    {"expert_ffn_and_combine", kGroupedNative, Library::kDeepGemm,
-     "many rows in bf16 of 8, 16, .. 256 experts, on 132 multiprocessors"},
-    {"grouped_gemm", kGroupedNative, Library::kDeepGemm,
-     "many rows in bf16 of 8, 16, .. 256 experts, on 132 multiprocessors"},
+    {"expert_ffn", kGroupedNative, Library::kDeepGemm, kGroupedFast},
+    {"expert_ffn_and_combine", "as expert_ffn and moe_unpermute; moe/expert_combine.cuh for a few tokens",
+     Library::kDeepGemm, kGroupedFast},
+    {"grouped_gemm", kGroupedNative, Library::kDeepGemm, kGroupedFast},
     {"silu_mul", "common/elementwise.cu"},
     {"moe_unpermute", "moe/permute.cu"},
     {"add", "common/elementwise.cu"},

@@ -336,7 +336,7 @@ void paged_attention(const PagedAttentionArgs& args, ExecContext& context) {
   int32_t end_seq = args.batch.max_seqs;
   const int32_t num_prefill_seqs = std::min(args.num_prefill_seqs, end_seq);
   const bool is_fast = fast_gqa_serves(args);
-  if (is_fast && cuda.has_clusters) {
+  if (is_fast) {
     if (num_prefill_seqs < end_seq) gqa_decode(cuda, args, num_prefill_seqs);
     end_seq = num_prefill_seqs;
   }
@@ -371,7 +371,7 @@ void paged_attention(const PagedAttentionArgs& args, ExecContext& context) {
 }
 
 void mla_decode(const MlaDecodeArgs& args, ExecContext& context) {
-  if (cuda_context(context).has_clusters && mla_decode_serves(args)) {
+  if (mla_decode_serves(args)) {
     return kernels::mla_decode(cuda_context(context), args);
   }
   Attention a{};

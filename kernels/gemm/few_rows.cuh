@@ -301,17 +301,6 @@ template <class T, class Out, bool kGated>
 void launch_few_rows(const CudaContext& context, const FewRows& p, int64_t products) {
   if (products > 65535) device::cuda::refuse_op("gemm", "more than 65535 products");
   const int64_t w_rows = p.n * (kGated ? 2 : 1) * products;
-  if (!context.has_clusters) {
-    // Before Hopper a block may have as little as 99 KiB of shared memory: this tile with 16 rows takes 96.
-    for (int64_t first = 0; first < p.m; first += 16) {
-      FewRows part = p;
-      part.m = p.m - first < 16 ? static_cast<int32_t>(p.m - first) : 16;
-      part.a = static_cast<const T*>(p.a) + first * p.a_stride;
-      part.out = static_cast<Out*>(p.out) + first * p.out_stride;
-      launch_few_rows_tile<T, Out, 2, kGated>(context, part, 1, products, FewRowsTile<2, 2>{});
-    }
-    return;
-  }
   const int64_t split = few_rows_split(w_rows, p.k);
   const bool is_narrow = w_rows <= 2112;
   const bool is_middling = w_rows <= 4224;

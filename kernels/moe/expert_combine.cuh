@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/moe/expert_gemm.cuh"
+#include "kernels/moe/places.cuh"
 
 /// The second product of a few tokens' experts and the weighted sum of its rows, in one kernel.
 ///
@@ -133,7 +134,7 @@ __global__ void __launch_bounds__(Shape::kThreads)
     advance(next_row);
     commit_copies();
   }
-  const int32_t rows = c.num_rows == nullptr ? c.rows : min(max(*c.num_rows, 0), c.rows);
+  const auto rows = static_cast<int32_t>(existing_rows(c.num_rows, c.rows));
   if (blockIdx.x == 0 && thread == 0 && c.num_rows != nullptr && *c.num_rows != rows) {
     fail(site, texts.bad_rows, *c.num_rows, c.rows);
   }

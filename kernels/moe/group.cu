@@ -106,7 +106,6 @@ struct FewRows {
 constexpr int32_t kMaxTopK = kWarpSize;       // a lane a choice
 constexpr int32_t kOneBlockRows = 16;         // more rows are worth a cluster
 constexpr int32_t kFewRows = 512;             // of a cluster; more are better chosen by the whole GPU
-constexpr int32_t kFewRowsNoCluster = 64;     // of a block, on a GPU without clusters
 constexpr int64_t kFewRowsShared = 96 << 10;  // bytes that a block of any GPU may have
 
 /// The sum of `value` over the threads before this one. Of the warps, the first num_warps have values that
@@ -279,13 +278,13 @@ void route_and_group(const RouteAndGroupArgs& args, ExecContext& context) {
   const RouteShape shape = route_shape(args.route);
   const Groups groups = groups_of(args.groups);
   const int32_t rows = shape.num_tokens;
-  const int32_t blocks = cuda.has_clusters && rows > kOneBlockRows ? kMaxCluster : 1;
+  const int32_t blocks = rows > kOneBlockRows ? kMaxCluster : 1;
   const int32_t block_rows = ceil_div(rows, blocks);
   const FewRows few{.blocks = blocks, .block_rows = block_rows, .words = ceil_div(block_rows, 32)};
   const int64_t warps = std::max(std::min(block_rows, kWarps), ceil_div(groups.num_experts, kWarpSize));
   const int64_t shared_bytes = few_rows_shared(shape, groups, few, warps);
-  const bool is_few = rows > 0 && rows <= (cuda.has_clusters ? kFewRows : kFewRowsNoCluster) &&
-                      shape.top_k <= kMaxTopK && shared_bytes <= kFewRowsShared;
+  const bool is_few =
+      rows > 0 && rows <= kFewRows && shape.top_k <= kMaxTopK && shared_bytes <= kFewRowsShared;
   if (!is_few) {
     if (rows > 0) route(args.route, context);
     GroupArgs rest = args.groups;

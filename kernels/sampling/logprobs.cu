@@ -87,7 +87,6 @@ using namespace weft::kernels;  // the other half of this file
 
 void logprobs(const LogprobArgs& args, ExecContext& context) {
   const CudaContext& cuda = cuda_context(context);
-  check_clusters(cuda, "logprobs");
   const LogitRows rows = logit_rows(args.logits, args.num_rows, sizeof(Exchange));
   const bool tops = args.top_ids.defined();
   const LogprobOut out{.logprobs = args.logprobs.as<float>(),

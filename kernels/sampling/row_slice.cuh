@@ -154,13 +154,6 @@ __device__ inline bool row_exists(const OpSite& site, const char* bad_rows, cons
   return RowSlice::row_of(rows) < n;
 }
 
-/// Slices meet through a cluster, also where a row has one: refuses a GPU that has none.
-inline void check_clusters(const CudaContext& context, const char* op) {
-  if (!context.has_clusters) {
-    device::cuda::refuse_op(op, "the GPU has no clusters of blocks: its compute capability is below 9.0");
-  }
-}
-
 /// `head_bytes`: of shared memory before the slice.
 inline LogitRows logit_rows(const TensorView& logits, const int32_t* num_rows, size_t head_bytes) {
   constexpr int kOneBlock = 16 * kSliceThreads;  // a vocabulary of less is not worth a cluster

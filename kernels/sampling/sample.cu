@@ -486,7 +486,6 @@ using namespace weft::kernels;  // the other half of this file
 
 void sample(const SampleArgs& args, ExecContext& context) {
   const CudaContext& cuda = cuda_context(context);
-  check_clusters(cuda, "sample");
   const LogitRows rows = logit_rows(args.logits, args.num_rows, sizeof(Shared));
   Commit commit{.tokens = args.tokens.as<int32_t>(),
                 .tokens_stride = args.tokens.stride[0],

@@ -31,9 +31,8 @@ struct OpSite {
 static_assert(std::is_trivially_copyable_v<OpSite>);
 
 /// What stands at the end of a stream: whether the next kernel may begin before that has ended (programmatic
-/// dependent launch, from compute capability 9.0 on).
+/// dependent launch).
 struct StreamTail {
-  bool can_overlap = false;   // of the device
   bool after_kernel = false;  // the last item is a kernel of launch(), which waits for what is before it
 };
 
@@ -42,7 +41,6 @@ class CublasLt;
 /// What ops need to know of a device.
 struct DeviceParts {
   int num_sms = 1;                // multiprocessors
-  bool has_clusters = false;      // blocks may form clusters: from compute capability 9.0 on
   CublasLt* cublas_lt = nullptr;  // null: none
 };
 
@@ -51,12 +49,7 @@ struct DeviceParts {
 class CudaContext final : public ExecContext {
  public:
   CudaContext(cudaStream_t stream, StreamTail& tail, const OpSite& op_site, const DeviceParts& parts)
-      : site(op_site),
-        num_sms(parts.num_sms),
-        has_clusters(parts.has_clusters),
-        cublas_lt(parts.cublas_lt),
-        stream_(stream),
-        tail_(tail) {}
+      : site(op_site), num_sms(parts.num_sms), cublas_lt(parts.cublas_lt), stream_(stream), tail_(tail) {}
 
   [[nodiscard]] int num_threads() const override { return 1; }
   /// Throws: an op of the host has no place in a CUDA stream.
@@ -75,14 +68,13 @@ class CudaContext final : public ExecContext {
     bool overlaps;
   };
   [[nodiscard]] Next next_kernel() const {
-    const bool overlaps = tail_.can_overlap && tail_.after_kernel;
+    const bool overlaps = tail_.after_kernel;
     tail_.after_kernel = true;
     return {stream_, overlaps};
   }
 
   const OpSite site;
   const int num_sms;
-  const bool has_clusters;
   CublasLt* const cublas_lt;
 
  private:

@@ -9,18 +9,31 @@
 
 namespace weft::device::cuda {
 
+std::string why_unusable(int ordinal) {
+  constexpr int kSharedBytes = 227 << 10;
+  int major = 0;
+  int shared_bytes = 0;
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ordinal),
+             "cudaDeviceGetAttribute");
+  check_cuda(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal),
+             "cudaDeviceGetAttribute");
+  if (major >= 9 && shared_bytes >= kSharedBytes) return {};
+  return fmt::format(
+      "GPU {} has compute capability {}.x and {} KiB of shared memory a block; kernels need 9.0 or later and "
+      "{} KiB, as H100, H200 and B200 have; use --device cpu",
+      ordinal, major, shared_bytes >> 10, kSharedBytes >> 10);
+}
+
 Core::Core(CudaOptions device_options) : options(std::move(device_options)) {
   const int count = cuda_device_count();
   WEFT_CHECK(count > 0, "{}: {}", options.name, cuda_unavailable_reason());
   WEFT_CHECK(options.ordinal >= 0 && options.ordinal < count, "{}: there is no GPU {}; this machine has {}",
              options.name, options.ordinal, count);
+  const std::string reason = why_unusable(options.ordinal);
+  WEFT_CHECK(reason.empty(), "{}: {}", options.name, reason);
   bind();
   check_cuda(cudaDeviceGetAttribute(&num_sms, cudaDevAttrMultiProcessorCount, options.ordinal),
              "cudaDeviceGetAttribute");
-  int major = 0;
-  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, options.ordinal),
-             "cudaDeviceGetAttribute");
-  can_overlap = major >= 9;
   static_cast<void>(load_kernels(options.ordinal));
   progress.emplace();
   void* memory = nullptr;

@@ -22,6 +22,10 @@
 
 namespace weft::device::cuda {
 
+/// Why GPU `ordinal` cannot run weft's kernels: they use clusters of blocks, and shared memory as Hopper has
+/// it. Empty if it can.
+[[nodiscard]] std::string why_unusable(int ordinal);
+
 /// What the parts of one CUDA device share. Thread-safe, but for what its members say.
 class Core {
  public:
@@ -45,9 +49,7 @@ class Core {
 
   /// `op` is static text.
   [[nodiscard]] const OpName* intern(const std::string& stream, std::string_view op);
-  [[nodiscard]] DeviceParts parts() {
-    return {.num_sms = num_sms, .has_clusters = can_overlap, .cublas_lt = &cublas_lt};
-  }
+  [[nodiscard]] DeviceParts parts() { return {.num_sms = num_sms, .cublas_lt = &cublas_lt}; }
   [[nodiscard]] OpSite site(const OpName* op, const void** word, uint64_t* stamp) const;
 
   void capture_begins(const std::string& stream);
@@ -70,7 +72,6 @@ class Core {
   OpTrace trace;
   std::optional<ProgressWords> progress;  // always there
   int num_sms = 0;
-  bool can_overlap = false;  // StreamTail
   std::atomic<int64_t> num_ops{0};
   std::atomic<size_t> allocated_bytes{0};
 

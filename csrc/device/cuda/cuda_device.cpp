@@ -152,7 +152,7 @@ std::string cuda_unavailable_reason() {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
   (void)cudaGetLastError();
-  if (error == cudaSuccess && count > 0) return {};
+  if (error == cudaSuccess && count > 0) return cuda::why_unusable(0);
   if (error == cudaSuccess) return "this machine has no NVIDIA GPU";
   return fmt::format("no GPU can be used: {} ({})", cudaGetErrorName(error), cudaGetErrorString(error));
 }
