@@ -96,7 +96,7 @@ TEST_F(CudaDeviceTest, AnOpOfTheHostIsRefused) {
 }
 
 TEST(CudaContextTest, AKernelOverlapsWithTheKernelBeforeItAndWithNothingElse) {
-  cuda::StreamTail tail;
+  cuda::StreamTail tail{.can_overlap = true};
   const cuda::CudaContext context(nullptr, tail, {}, {});
   EXPECT_FALSE(context.next_kernel().overlaps);
   EXPECT_TRUE(context.next_kernel().overlaps);
@@ -104,6 +104,13 @@ TEST(CudaContextTest, AKernelOverlapsWithTheKernelBeforeItAndWithNothingElse) {
   (void)context.foreign_stream();
   EXPECT_FALSE(context.next_kernel().overlaps);
   EXPECT_TRUE(context.next_kernel().overlaps);
+}
+
+TEST(CudaContextTest, NothingOverlapsWhereOpsRunOneByOne) {
+  cuda::StreamTail tail;
+  const cuda::CudaContext context(nullptr, tail, {}, {});
+  (void)context.next_kernel();
+  EXPECT_FALSE(context.next_kernel().overlaps);
 }
 
 #if WEFT_CUDA_EMULATED

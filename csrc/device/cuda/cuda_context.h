@@ -33,6 +33,7 @@ static_assert(std::is_trivially_copyable_v<OpSite>);
 /// What stands at the end of a stream: whether the next kernel may begin before that has ended (programmatic
 /// dependent launch).
 struct StreamTail {
+  bool can_overlap = false;   // false where ops are to run one by one
   bool after_kernel = false;  // the last item is a kernel of launch(), which waits for what is before it
 };
 
@@ -68,7 +69,7 @@ class CudaContext final : public ExecContext {
     bool overlaps;
   };
   [[nodiscard]] Next next_kernel() const {
-    const bool overlaps = tail_.after_kernel;
+    const bool overlaps = tail_.can_overlap && tail_.after_kernel;
     tail_.after_kernel = true;
     return {stream_, overlaps};
   }

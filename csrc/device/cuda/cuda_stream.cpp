@@ -44,6 +44,7 @@ CudaStream::CudaStream(Device& device, std::shared_ptr<Core> core, std::string n
       where_(core_->options.name + " " + name_),
       handle_(make_stream_handle()),
       idle_(make_event_handle(false)),
+      tail_{.can_overlap = true},
       progress_(core_->progress->word(name_)),
       cache_(core_->buffers) {
   core_->add_stream(handle_.get());
