@@ -4,7 +4,7 @@
 if(NOT WEFT_CUDA MATCHES "^(AUTO|ON|OFF|EMULATED)$")
   message(FATAL_ERROR "WEFT_CUDA=${WEFT_CUDA} is not a choice; use AUTO, ON, OFF or EMULATED")
 endif()
-# sm_90a: H100 and H200. Later ones with as much shared memory by -DWEFT_CUDA_ARCHITECTURES=90a;100 and the like.
+# sm_90a: H100 and H200. Others, by -DWEFT_CUDA_ARCHITECTURES=90a;100 and the like, are untried.
 set(WEFT_CUDA_ARCHITECTURES "90a" CACHE STRING "GPU architectures to compile kernels for")
 set(WEFT_HAS_CUDA OFF)
 # Headers that weft compiles kernels from but does not contain; tools/cuda_headers.py fetches them. Empty: native

@@ -3,7 +3,8 @@
 #
 # BUILD_DIR: a build of the preset `cuda` (it may have been made on another machine). Runs the conformance suite,
 # the ops against their CPU twins and the engine; then the ops under memcheck and racecheck where compute-sanitizer
-# is installed. tests_py/test_cuda.py is apart, since it needs the Python module. Logs go to OUT_DIR; the last lines say what passed. Exit code 1 if anything failed or there is no GPU.
+# is installed. tests_py/test_cuda.py is apart, since it needs the Python module. Logs go to OUT_DIR; the last lines
+# say what passed. Exit code 1 if anything failed or there is no GPU.
 set -uo pipefail
 build=${1:?which build directory?}
 out=${2:-$build/gpu_check}

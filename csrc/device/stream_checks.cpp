@@ -23,12 +23,12 @@ void check_not_captured(std::string_view what, bool captured, std::string_view s
              what, stream);
 }
 
-void check_alive(std::string_view device, const std::vector<std::shared_ptr<const BufferRecord>>& buffers) {
+void check_alive(std::string_view where, const std::vector<std::shared_ptr<const BufferRecord>>& buffers) {
   for (const auto& buffer : buffers) {
     WEFT_CHECK(buffer->alive.load(),
                "{}: the graph uses buffer '{}', which was destroyed; keep it as long as the graph, or "
                "capture again",
-               device, buffer->name);
+               where, buffer->name);
   }
 }
 

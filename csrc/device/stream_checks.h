@@ -31,8 +31,8 @@ void check_wait_in_capture(std::string_view where, bool active, bool capturing, 
 /// For a query or wait of the host: the event was not recorded in a capture (of `stream`).
 void check_not_captured(std::string_view what, bool captured, std::string_view stream);
 
-/// All buffers of a graph are alive. device: its name.
-void check_alive(std::string_view device, const std::vector<std::shared_ptr<const BufferRecord>>& buffers);
+/// All buffers of a graph are alive. where: the device, or it and the stream.
+void check_alive(std::string_view where, const std::vector<std::shared_ptr<const BufferRecord>>& buffers);
 
 /// At the end of a capture: the stream that began it waits for the last op of `joined`, one that joined it.
 void check_joined_back(bool joined_back, std::string_view joined, std::string_view began);

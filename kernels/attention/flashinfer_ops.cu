@@ -112,13 +112,6 @@ int64_t mla_prefill_workspace(int64_t num_kv_tokens, int64_t heads, int64_t kv_l
   return kernels::Expanded(nullptr, num_kv_tokens, heads, kv_lora_rank).num_bytes;
 }
 
-bool flashinfer_runs_here() {
-  int ordinal = 0;
-  int major = 0;
-  device::cuda::check_cuda(cudaGetDevice(&ordinal), "cudaGetDevice");
-  device::cuda::check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ordinal),
-                           "cudaDeviceGetAttribute");
-  return major == 9;
-}
+bool flashinfer_runs_here() { return device::cuda::device_attribute(cudaDevAttrComputeCapabilityMajor) == 9; }
 
 }  // namespace weft::ops::cuda

@@ -52,15 +52,23 @@ __device__ inline void as_b(uint32_t (&b)[2], const uint4& w, int half) {
 }
 
 /// Starts to copy 16 bytes from global to shared memory; zeros instead if they do not exist (`global` is then
-/// any valid address).
+/// any valid address). kStreamed: its neighbours will be copied soon, and are brought to the L2 cache with
+/// it.
+template <bool kStreamed = false>
 __device__ inline void copy_async(uint4* shared, const void* global, bool exists) {
 #if WEFT_CUDA_EMULATED
   *shared = exists ? *static_cast<const uint4*>(global) : uint4{};
 #else
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(global),
-               "r"(exists ? 16 : 0)
-               : "memory");
+  const int num_bytes = exists ? 16 : 0;
+  if constexpr (kStreamed) {
+    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(address), "l"(global),
+                 "r"(num_bytes)
+                 : "memory");
+  } else {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(global), "r"(num_bytes)
+                 : "memory");
+  }
 #endif
 }
 /// Ends a group of copies.

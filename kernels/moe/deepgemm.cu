@@ -85,12 +85,6 @@ CUtensorMap tensor_map(const void* data, int64_t columns, int64_t rows, int64_t 
   return map;
 }
 
-int device_attribute(cudaDeviceAttr attribute) {
-  int value = 0;
-  device::cuda::check_cuda(cudaDeviceGetAttribute(&value, attribute, 0), "cudaDeviceGetAttribute");
-  return value;
-}
-
 // TMA wants 16-byte aligned rows.
 bool aligned(const device::TensorView& view) {
   if (reinterpret_cast<uintptr_t>(view.data) % 16 != 0) return false;
@@ -115,7 +109,7 @@ bool deepgemm_serves(const ops::GroupedGemmArgs& args, const CudaContext& contex
          args.a.dtype == DType::kBF16 && args.out.dtype == DType::kBF16 && aligned(args.out) &&
          aligned(args.a) && aligned(args.w) && args.w.stride[0] == n * args.w.stride[1] && k > 0 &&
          visit_groups(args.w.shape[0], [](auto) { return true; }) && context.num_sms >= kNumSms &&
-         device_attribute(cudaDevAttrComputeCapabilityMajor) == 9;
+         device::cuda::device_attribute(cudaDevAttrComputeCapabilityMajor) == 9;
 }
 
 void deepgemm_grouped_gemm(const ops::GroupedGemmArgs& args, const CudaContext& context) {

@@ -108,9 +108,9 @@ __global__ void __launch_bounds__(Shape::kThreads)
 #pragma unroll
     for (int i = 0; i < 2 * kTiles; ++i) {
       const bool exists = inside && column + 8 * i + g < p.n;
-      copy_streamed(ring + (stage * Shape::kAccesses + i) * kWarpSize,
-                    exists ? at.weights + 8 * i * p.w_stride + at.step * kStepK : static_cast<const T*>(p.w),
-                    exists);
+      copy_async<true>(
+          ring + (stage * Shape::kAccesses + i) * kWarpSize,
+          exists ? at.weights + 8 * i * p.w_stride + at.step * kStepK : static_cast<const T*>(p.w), exists);
     }
   };
   const auto load_row = [&](const Place& at, int stage) {

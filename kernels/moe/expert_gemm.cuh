@@ -58,18 +58,6 @@ __device__ inline uint4 load_streamed(const void* from) {
 #endif
 }
 
-/// copy_async() of what is read once.
-__device__ inline void copy_streamed(uint4* shared, const void* global, bool exists) {
-#if WEFT_CUDA_EMULATED
-  copy_async(shared, global, exists);
-#else
-  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(address), "l"(global),
-               "r"(exists ? 16 : 0)
-               : "memory");
-#endif
-}
-
 /// The blocks of kRows rows of every expert, in order, for a block of kSegments warps or more; how many there
 /// are. scan: workspace [kSegments] in shared memory; items: there, with room for p.max_items.
 template <int kRows>
@@ -236,8 +224,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
         const bool exists = s * kStepK < next_limit[i][h];
         const T* const from = next_w[i][h] + s * kStepK;
         if constexpr (Shape::kSharedRing) {
-          copy_streamed(shared_ring + ((s * kTiles + i) * 2 + h) * kWarpSize,
-                        exists ? from : static_cast<const T*>(p.w), exists);
+          copy_async<true>(shared_ring + ((s * kTiles + i) * 2 + h) * kWarpSize,
+                           exists ? from : static_cast<const T*>(p.w), exists);
         } else {
           ring[s][i][h] = exists ? load_streamed(from) : uint4{};
         }
@@ -268,6 +256,10 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
       constexpr int kAtOnce = Shape::kSharedRing ? 8 : 1;
       const int row_packs = steps * 4;
       const int count = rows * row_packs;
+      const auto place = [&](int i) {
+        const int in_row = i % row_packs;
+        return my_rows + (in_row / 4 * Shape::kRows + i / row_packs) * 4 + in_row % 4;
+      };
       for (int first = lane; first < count; first += kAtOnce * kWarpSize) {
         int32_t from[kAtOnce];  // row of a
         uint4 values[kAtOnce];
@@ -281,31 +273,25 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
         for (int j = 0; j < kAtOnce; ++j) {
           const int i = first + j * kWarpSize;
           if (i >= count) continue;
-          const int row = i / row_packs;
-          const int in_row = i % row_packs;
-          const int32_t k = 8 * in_row;
-          const bool bad = from[j] < 0 || from[j] >= p.a_rows;
+          const int32_t k = 8 * (i % row_packs);
+          const bool good = from[j] >= 0 && from[j] < p.a_rows;
           const bool exists = k < p.segment && segment_k + k < p.k;
-          const T* const a = static_cast<const T*>(p.a) + (bad ? 0 : from[j]) * p.a_stride;
+          const T* const a = static_cast<const T*>(p.a) + (good ? from[j] : 0) * p.a_stride;
+          const T* const at = exists ? a + segment_k + k : a;
           if constexpr (Shape::kSharedRing) {
-            values[j] = exists ? *reinterpret_cast<const uint4*>(a + segment_k + k) : uint4{};
+            values[j] = exists ? *reinterpret_cast<const uint4*>(at) : uint4{};
           } else {
-            copy_async(my_rows + (in_row / 4 * Shape::kRows + row) * 4 + in_row % 4,
-                       exists ? a + segment_k + k : a, exists);
-            if (bad) fail(site, texts.bad_source, first_row + row, from[j], p.a_rows);
+            copy_async(place(i), at, exists);
           }
         }
-        if constexpr (Shape::kSharedRing) {
+        // No report and no store stands between the loads, which would wait for each other.
 #pragma unroll
-          for (int j = 0; j < kAtOnce; ++j) {
-            const int i = first + j * kWarpSize;
-            if (i >= count) continue;
-            const int row = i / row_packs;
-            const int in_row = i % row_packs;
-            my_rows[(in_row / 4 * Shape::kRows + row) * 4 + in_row % 4] = values[j];
-            if (from[j] < 0 || from[j] >= p.a_rows) {
-              fail(site, texts.bad_source, first_row + row, from[j], p.a_rows);
-            }
+        for (int j = 0; j < kAtOnce; ++j) {
+          const int i = first + j * kWarpSize;
+          if (i >= count) continue;
+          if constexpr (Shape::kSharedRing) *place(i) = values[j];
+          if (from[j] < 0 || from[j] >= p.a_rows) {
+            fail(site, texts.bad_source, first_row + i / row_packs, from[j], p.a_rows);
           }
         }
       }

@@ -17,7 +17,6 @@
 namespace weft::kernels {
 namespace {
 
-constexpr char kBadOffsets[] = "grouped_gemm: group {} owns rows [{}, {}), which are not inside a = [{}, ..]";
 constexpr char kBadSource[] = "expert_ffn: source[{}] is {}, but x has {} rows";
 constexpr ExpertTexts kTexts{kBadOffsets, kBadSource};
 constexpr char kBadRows[] = "expert_ffn_and_combine: num_rows={}, but the tensors hold {} rows";
@@ -28,28 +27,15 @@ constexpr CombineTexts kCombineTexts{kTexts, kBadRows, kBadPosition};
 // With more rows than this an expert, on average, tensor cores and not memory are the limit.
 constexpr int64_t kMostRows = 24;
 
-/// Of the device of this thread.
 size_t shared_limit(cudaDeviceAttr attribute) {
-  int ordinal = 0;
-  int limit = 0;
-  device::cuda::check_cuda(cudaGetDevice(&ordinal), "cudaGetDevice");
-  device::cuda::check_cuda(cudaDeviceGetAttribute(&limit, attribute, ordinal), "cudaDeviceGetAttribute");
-  return static_cast<size_t>(limit);
-}
-
-bool packed(const TensorView& view) {
-  if (reinterpret_cast<uintptr_t>(view.data) % 16 != 0) return false;
-  for (int d = 0; d + 1 < view.rank; ++d) {
-    if (view.shape[d] > 1 && view.stride[d] % 8 != 0) return false;
-  }
-  return true;
+  return static_cast<size_t>(device::cuda::device_attribute(attribute));
 }
 
 /// True if expert_gemm_kernel serves these operands.
 bool is_few_rows(const TensorView& out, const TensorView& a, const TensorView& w, int32_t alignment) {
-  return (a.dtype == DType::kBF16 || a.dtype == DType::kF16) && out.dtype == a.dtype && packed(out) &&
-         packed(a) && packed(w) && out.shape[1] % 8 == 0 && a.shape[1] % 8 == 0 && alignment == 1 &&
-         out.shape[0] <= kMostRows * w.shape[0];
+  return (a.dtype == DType::kBF16 || a.dtype == DType::kF16) && out.dtype == a.dtype &&
+         has_packed_rows<bf16>(out, out.shape[1]) && has_packed_rows<bf16>(a, a.shape[1]) &&
+         has_packed_rows<bf16>(w, w.shape[2]) && alignment == 1 && out.shape[0] <= kMostRows * w.shape[0];
 }
 
 ExpertGemm expert_gemm(const TensorView& out, const TensorView& a, const TensorView& w,
@@ -97,9 +83,8 @@ bool launch_rows(const CudaContext& context, const ExpertGemm& p) {
   const double mean = static_cast<double>(p.max_rows) / p.experts;
   const double most = mean + 3.5 * std::sqrt(mean);
   constexpr bool kWide = kSilu || kTiles == 1;
-  if (most <= 8) {
-    if (launch_shape<ExpertShape<T, kSteps, kTiles, 1, kSilu, 2>>(context, p)) return true;
-  } else if (kSilu || mean > 13) {
+  if (most <= 8) return launch_shape<ExpertShape<T, kSteps, kTiles, 1, kSilu, 2>>(context, p);
+  if (kSilu || mean > 13) {
     if (launch_shape<ExpertShape<T, kSteps, kTiles, kWide ? 4 : 3, kSilu, kWide ? 1 : 2>>(context, p))
       return true;
   }

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "device/cuda/cuda_context.h"
+#include "device/cuda/cuda_core.h"
 #include "device/cuda/kernel_list.h"
 #include "device/cuda_backend.h"
 #include "device/program.h"
@@ -93,6 +94,14 @@ TEST_F(CudaDeviceTest, AnOpOfTheHostIsRefused) {
       [](const Args&, ExecContext& context) { context.parallel_for(1, 1, [](int64_t, int64_t) {}); },
       {data.view(DType::kI32, {1})}, {});
   expect_error([&] { stream->wait_idle(kLong); }, {"dev:0 compute op 'host_op'", "no CUDA kernel"});
+}
+
+TEST(CudaCoreTest, AGpuThatCannotRunTheKernelsIsRefusedWithWhatItLacks) {
+  EXPECT_EQ(cuda::why_unusable(0, 9, 227 << 10), "");
+  EXPECT_EQ(cuda::why_unusable(0, 10, 228 << 10), "");
+  expect_error([] { throw Error(cuda::why_unusable(2, 8, 163 << 10)); },
+               {"GPU 2", "compute capability 8.x", "163 KiB", "9.0 or later", "--device cpu"});
+  expect_error([] { throw Error(cuda::why_unusable(0, 12, 99 << 10)); }, {"12.x", "99 KiB", "227 KiB"});
 }
 
 TEST(CudaContextTest, AKernelOverlapsWithTheKernelBeforeItAndWithNothingElse) {

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "ops/cpu/kernels.h"
 #include "ops/experts.h"
+#include "support/message_of.h"
 #include "support/ops_test.h"
 
 namespace weft::test {
@@ -16,22 +17,6 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-std::vector<int64_t> integers(const HostTensor& tensor) {
-  std::vector<int64_t> result;
-  for (int64_t i = 0; i < tensor.numel(); ++i) result.push_back(static_cast<int64_t>(tensor.get(i)));
-  return result;
-}
-
-template <class Function>
-std::string message_of(const Function& function) {
-  try {
-    function();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 struct Grouped {
   std::vector<int64_t> offsets, source, position;

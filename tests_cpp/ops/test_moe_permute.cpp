@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "ops/cpu/kernels.h"
 #include "ops/moe.h"
+#include "support/message_of.h"
 #include "support/ops_test.h"
 
 namespace weft::test {
@@ -11,22 +12,6 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-std::vector<int64_t> integers(const HostTensor& tensor) {
-  std::vector<int64_t> result;
-  for (int64_t i = 0; i < tensor.numel(); ++i) result.push_back(static_cast<int64_t>(tensor.get(i)));
-  return result;
-}
-
-template <class Function>
-std::string message_of(const Function& function) {
-  try {
-    function();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
 /// x[r, :] = r + 1, so that a copied row names where it came from.
 HostTensor numbered_rows(DType dtype, int64_t rows, int64_t hidden) {
   HostTensor x(dtype, {rows, hidden});
@@ -34,18 +19,25 @@ HostTensor numbered_rows(DType dtype, int64_t rows, int64_t hidden) {
   return x;
 }
 
-TEST(MoePermuteTest, MaskedFormKeepsARoomForEachExpert) {
-  HostTensor ids(DType::kI32, {3, 1});
-  ids.fill_from({1, 0, 1});
-  const HostTensor x = numbered_rows(DType::kBF16, 3, 2);
-  HostTensor out(DType::kBF16, {2, 4, 2}), counts(DType::kI32, {2}), position(DType::kI32, {3, 1});
+/// moe_permute on the CPU, at once.
+void permute(const HostTensor& ids, const HostTensor& x, HostTensor& out, HostTensor& counts,
+             HostTensor& position, const int32_t* num_rows = nullptr) {
   InlineContext context;
   ops::cpu::moe_permute({.ids = ids.view(),
                          .x = x.view(),
                          .out = out.view(),
                          .counts = counts.view(),
-                         .position = position.view()},
+                         .position = position.view(),
+                         .num_rows = num_rows},
                         context);
+}
+
+TEST(MoePermuteTest, MaskedFormKeepsARoomForEachExpert) {
+  HostTensor ids(DType::kI32, {3, 1});
+  ids.fill_from({1, 0, 1});
+  const HostTensor x = numbered_rows(DType::kBF16, 3, 2);
+  HostTensor out(DType::kBF16, {2, 4, 2}), counts(DType::kI32, {2}), position(DType::kI32, {3, 1});
+  permute(ids, x, out, counts, position);
   EXPECT_THAT(integers(counts), ElementsAre(1, 2));
   EXPECT_THAT(integers(position), ElementsAre(4, 0, 5));
   EXPECT_EQ(out.at({0, 0, 1}), 2.0);
@@ -61,13 +53,7 @@ TEST(MoePermuteTest, RowsBeyondTheCountDoNotExist) {
   HostTensor out(DType::kF32, {1, 3, 1}), counts(DType::kI32, {1}), position(DType::kI32, {3, 1});
   const int32_t num_rows = 2;
   InlineContext context(2);
-  ops::cpu::moe_permute({.ids = ids.view(),
-                         .x = x.view(),
-                         .out = out.view(),
-                         .counts = counts.view(),
-                         .position = position.view(),
-                         .num_rows = &num_rows},
-                        context);
+  permute(ids, x, out, counts, position, &num_rows);
   EXPECT_THAT(integers(counts), ElementsAre(2));
   EXPECT_THAT(integers(position), ElementsAre(0, 1, -1));  // HostTensor starts as -1
 }
@@ -78,13 +64,7 @@ TEST(MoePermuteTest, CopiesOfARowStandAtEachOfItsExperts) {
   const HostTensor x = numbered_rows(DType::kF32, 4, 3);
   HostTensor out(DType::kF32, {3, 2, 3}), counts(DType::kI32, {3}), position(DType::kI32, {4, 2});
   position.fill(-7);
-  InlineContext context;
-  ops::cpu::moe_permute({.ids = ids.view(),
-                         .x = x.view(),
-                         .out = out.view(),
-                         .counts = counts.view(),
-                         .position = position.view()},
-                        context);
+  permute(ids, x, out, counts, position);
   EXPECT_THAT(integers(counts), ElementsAre(2, 2, 0));
   EXPECT_THAT(integers(position), ElementsAre(2, 0, -1, 3, -1, -1, 1, -1));
   EXPECT_EQ(out.at({0, 0, 2}), 1.0);
@@ -98,13 +78,7 @@ TEST(MoePermuteTest, NoRowsLeaveEmptyExperts) {
   const HostTensor ids(DType::kI32, {0, 2}), x(DType::kF32, {0, 4});
   HostTensor out(DType::kF32, {3, 2, 4}), counts(DType::kI32, {3}), position(DType::kI32, {0, 2});
   counts.fill(-7);
-  InlineContext context;
-  ops::cpu::moe_permute({.ids = ids.view(),
-                         .x = x.view(),
-                         .out = out.view(),
-                         .counts = counts.view(),
-                         .position = position.view()},
-                        context);
+  permute(ids, x, out, counts, position);
   EXPECT_THAT(integers(counts), ElementsAre(0, 0, 0));
 }
 
@@ -112,13 +86,7 @@ TEST(MoePermuteTest, WithoutExpertsNoCopyStandsAnywhere) {
   const HostTensor ids(DType::kI32, {2, 2}), x(DType::kF32, {2, 4});  // ids are -1
   HostTensor out(DType::kF32, {0, 2, 4}), counts(DType::kI32, {0}), position(DType::kI32, {2, 2});
   position.fill(-7);
-  InlineContext context;
-  ops::cpu::moe_permute({.ids = ids.view(),
-                         .x = x.view(),
-                         .out = out.view(),
-                         .counts = counts.view(),
-                         .position = position.view()},
-                        context);
+  permute(ids, x, out, counts, position);
   EXPECT_THAT(integers(position), ElementsAre(-1, -1, -1, -1));
 }
 
@@ -188,12 +156,7 @@ TEST(MoeUnpermuteTest, UndoesPermute) {
   HostTensor permuted(DType::kF32, {7, 40, 8}), counts(DType::kI32, {7});
   HostTensor position(DType::kI32, {40, 2}), weights(DType::kF32, {40, 2}), out(DType::kF32, {40, 8});
   InlineContext context(3);
-  ops::cpu::moe_permute({.ids = ids.view(),
-                         .x = x.view(),
-                         .out = permuted.view(),
-                         .counts = counts.view(),
-                         .position = position.view()},
-                        context);
+  permute(ids, x, permuted, counts, position);
   weights.fill(1.0);
   ops::cpu::moe_unpermute({.out = out.view(),
                            .x = permuted.view().reshape({280, 8}),

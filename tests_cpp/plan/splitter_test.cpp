@@ -9,10 +9,12 @@
 
 #include "base/error.h"
 #include "base/math.h"
+#include "support/message_of.h"
 
 namespace weft::plan {
 namespace {
 
+using test::message_of;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -38,16 +40,6 @@ SplitInput decode_input(int64_t num_tokens) {
 std::pair<int64_t, int64_t> indices(const SplitInput& input) {
   const int64_t seq = compute_split_seq_index(input);
   return {seq, compute_split_token_index(seq, input)};
-}
-
-template <typename Function>
-std::string message_of(const Function& function) {
-  try {
-    function();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST(SplitIndexTest, DecodeIsCutInTheMiddle) {

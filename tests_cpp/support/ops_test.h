@@ -212,6 +212,13 @@ class HostTensor {
   std::vector<std::byte> bytes_;
 };
 
+/// Its elements in order, which are whole numbers.
+inline std::vector<int64_t> integers(const HostTensor& tensor) {
+  std::vector<int64_t> result;
+  for (int64_t i = 0; i < tensor.numel(); ++i) result.push_back(static_cast<int64_t>(tensor.get(i)));
+  return result;
+}
+
 /// Relative rounding error of one conversion to `dtype`.
 inline double unit_roundoff(DType dtype) {
   return dtype == DType::kBF16 ? 0x1p-8 : dtype == DType::kF16 ? 0x1p-11 : 0x1p-24;

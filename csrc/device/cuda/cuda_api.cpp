@@ -18,6 +18,18 @@ void check_cuda(cudaError_t error, const char* what) {
   WEFT_THROW("{}: CUDA error {} ({})", what, cudaGetErrorName(error), cudaGetErrorString(error));
 }
 
+int device_attribute(cudaDeviceAttr attribute, int ordinal) {
+  int value = 0;
+  check_cuda(cudaDeviceGetAttribute(&value, attribute, ordinal), "cudaDeviceGetAttribute");
+  return value;
+}
+
+int device_attribute(cudaDeviceAttr attribute) {
+  int ordinal = 0;
+  check_cuda(cudaGetDevice(&ordinal), "cudaGetDevice");
+  return device_attribute(attribute, ordinal);
+}
+
 void refuse_op(const char* op, const char* why) { WEFT_THROW("{}: {}", op, why); }
 
 StreamHandle make_stream_handle() {

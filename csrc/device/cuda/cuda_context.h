@@ -85,6 +85,9 @@ class CudaContext final : public ExecContext {
 
 /// Throws Error, naming `what` and the reason, unless `error` is success.
 void check_cuda(cudaError_t error, const char* what);
+/// An attribute of GPU `ordinal`, or of that of this thread.
+[[nodiscard]] int device_attribute(cudaDeviceAttr attribute, int ordinal);
+[[nodiscard]] int device_attribute(cudaDeviceAttr attribute);
 /// Throws Error: "<op>: <why>".
 [[noreturn]] void refuse_op(const char* op, const char* why);
 

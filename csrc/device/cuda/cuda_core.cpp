@@ -10,13 +10,12 @@
 namespace weft::device::cuda {
 
 std::string why_unusable(int ordinal) {
+  return why_unusable(ordinal, device_attribute(cudaDevAttrComputeCapabilityMajor, ordinal),
+                      device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal));
+}
+
+std::string why_unusable(int ordinal, int major, int shared_bytes) {
   constexpr int kSharedBytes = 227 << 10;
-  int major = 0;
-  int shared_bytes = 0;
-  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ordinal),
-             "cudaDeviceGetAttribute");
-  check_cuda(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal),
-             "cudaDeviceGetAttribute");
   if (major >= 9 && shared_bytes >= kSharedBytes) return {};
   return fmt::format(
       "GPU {} has compute capability {}.x and {} KiB of shared memory a block; kernels need 9.0 or later and "
@@ -32,8 +31,7 @@ Core::Core(CudaOptions device_options) : options(std::move(device_options)) {
   const std::string reason = why_unusable(options.ordinal);
   WEFT_CHECK(reason.empty(), "{}: {}", options.name, reason);
   bind();
-  check_cuda(cudaDeviceGetAttribute(&num_sms, cudaDevAttrMultiProcessorCount, options.ordinal),
-             "cudaDeviceGetAttribute");
+  num_sms = device_attribute(cudaDevAttrMultiProcessorCount, options.ordinal);
   static_cast<void>(load_kernels(options.ordinal));
   progress.emplace();
   void* memory = nullptr;

@@ -25,6 +25,8 @@ namespace weft::device::cuda {
 /// Why GPU `ordinal` cannot run weft's kernels: they use clusters of blocks, and shared memory as Hopper has
 /// it. Empty if it can.
 [[nodiscard]] std::string why_unusable(int ordinal);
+/// The same of one whose blocks may have so much shared memory. major: of its compute capability.
+[[nodiscard]] std::string why_unusable(int ordinal, int major, int shared_bytes);
 
 /// What the parts of one CUDA device share. Thread-safe, but for what its members say.
 class Core {

@@ -186,10 +186,7 @@ void NullStream::replay(device::Graph& graph) {
   auto& null_graph = own<NullGraph>(graph, core_, where_, "graph");
   const auto& captured = null_graph.graph;
   if (null_graph.checked_at != core_->buffers.num_removed()) {
-    for (const auto& buffer : captured->buffers) {
-      WEFT_CHECK(buffer->alive.load(), "{}: the graph uses buffer '{}', which was destroyed", where_,
-                 buffer->name);
-    }
+    check_alive(where_, captured->buffers);
     null_graph.checked_at = core_->buffers.num_removed();
   }
   join(clock_, captured->last_run);
