@@ -36,7 +36,6 @@ struct GqaDecode {
   Divider page_size;
   int first_seq;
   int cluster_size;
-  bool is_small;
   float scale_log2;
   SequenceBatch batch;
 };
@@ -340,16 +339,25 @@ void launch_shape(const CudaContext& context, const AttentionTexts& texts, const
   launch<&gqa_decode_kernel<T, S>>(context, shape, context.site, texts, a);
 }
 
+/// Heads of sequences, which have a cluster of blocks each.
+int64_t num_clusters(const GqaDecode& a, int kv_heads) {
+  return int64_t{a.batch.max_seqs - a.first_seq} * kv_heads;
+}
+/// With more of them blocks are of two warps. Measured on an H200.
+constexpr int64_t kManyBlocks = 2 * kBlocksAtOnce;
+
 template <class T, int kDim, int kRowTiles>
 void launch_rows(const CudaContext& context, const AttentionTexts& texts, const GqaDecode& a, int kv_heads) {
-  // Few blocks: a multiprocessor each, of many warps. Many: smaller ones, of which one can end while others
-  // load.
+  // Few blocks: a multiprocessor each, of many warps. Many: smaller ones, of which one can begin and end
+  // while others load. As many tiles as shared memory holds are under way in each case.
   constexpr int kStages = kDim <= 128 ? 3 : 2;
-  if (a.is_small)
-    return launch_shape<T, Shape<kDim, kRowTiles, kDim <= 128 ? 8 : 4, kStages, 1>>(context, texts, a,
-                                                                                    kv_heads);
-  return launch_shape<T, Shape<kDim, kRowTiles, 4, kStages, kDim <= 128 ? 2 : 1>>(context, texts, a,
-                                                                                  kv_heads);
+  constexpr int kWarps = kDim <= 128 ? 8 : 4;
+  const int64_t blocks = num_clusters(a, kv_heads);
+  if (blocks <= kBlocksAtOnce)
+    return launch_shape<T, Shape<kDim, kRowTiles, kWarps, kStages, 1>>(context, texts, a, kv_heads);
+  if (blocks <= kManyBlocks)
+    return launch_shape<T, Shape<kDim, kRowTiles, 4, kStages, kWarps / 4>>(context, texts, a, kv_heads);
+  return launch_shape<T, Shape<kDim, kRowTiles, 2, kStages, kWarps / 2>>(context, texts, a, kv_heads);
 }
 
 template <class T, int kDim>
@@ -409,11 +417,9 @@ void gqa_decode(const CudaContext& context, const ops::PagedAttentionArgs& args,
   a.group = Divider(group);
   a.page_size = Divider(args.batch.page_size);
   a.first_seq = first_seq;
-  const int64_t blocks = int64_t{args.batch.max_seqs - first_seq} * kv_heads;
-  a.is_small = blocks <= kBlocksAtOnce;
-  a.cluster_size = cluster_size_of(blocks, kBlocksAtOnce);
   a.scale_log2 = args.scale * kLog2E;
   a.batch = args.batch;
+  a.cluster_size = cluster_size_of(num_clusters(a, kv_heads), kBlocksAtOnce);
   const AttentionTexts texts = WEFT_ATTENTION_TEXTS("paged_attention");
   const int64_t dim = args.q.shape[2];
   if (args.k_cache.dtype == DType::kBF16) {

@@ -31,19 +31,19 @@ struct CombineTexts {
 constexpr int kCombineRows = 8;     // tokens at most: no expert has more rows than the tensor core's B
 constexpr int kCombineCopies = 64;  // rows * top_k at most
 
-template <class T_, int kTiles_, int kStages_>
+template <class T_, int kTiles_, int kStages_, int kRounds_>
 struct CombineShape {
   using T = T_;
   static constexpr int kTiles = kTiles_;    // of 16 columns
   static constexpr int kStages = kStages_;  // steps of 32 columns of k in a ring
+  static constexpr int kRounds = kRounds_;  // items of a team between barriers
   static constexpr int kTeams = 2;
-  static constexpr int kTeamThreads = kSegments * kWarpSize;
-  static constexpr int kThreads = kTeams * kTeamThreads;
+  static constexpr int kThreads = kTeams * kSegments * kWarpSize;
   static constexpr int kColumns = 16 * kTiles;
   static constexpr int kAccesses = 2 * kTiles + 1;  // of a lane, a step: weights, then a row
   static constexpr int kRing = kStages * kAccesses * kWarpSize;
   static constexpr int kPartials = kTiles * 128;  // sums of a warp
-  static constexpr size_t kSharedBytes = size_t{kTeams} * kSegments * (kRing * 16 + kPartials * 4) +
+  static constexpr size_t kSharedBytes = size_t{kTeams} * kSegments * (kRing * 16 + kRounds * kPartials * 4) +
                                          size_t{kCombineCopies} * (kColumns * 2 + 8 + sizeof(ExpertItem)) +
                                          kSegments * 4;
 };
@@ -63,8 +63,10 @@ __global__ void __launch_bounds__(Shape::kThreads)
   const int g = lane / 4;
   const int t = lane % 4;
   uint4* const rings = dynamic_shared<uint4>();  // [warp][stage][access][lane]
-  auto* const partial = reinterpret_cast<float*>(rings + kTeams * kSegments * Shape::kRing);  // [warp]
-  auto* const position = reinterpret_cast<int32_t*>(partial + kTeams * kSegments * Shape::kPartials);
+  // [round][warp]
+  auto* const partial = reinterpret_cast<float*>(rings + kTeams * kSegments * Shape::kRing);
+  constexpr int kRoundPartials = kTeams * kSegments * Shape::kPartials;
+  auto* const position = reinterpret_cast<int32_t*>(partial + Shape::kRounds * kRoundPartials);
   auto* const weights = reinterpret_cast<float*>(position + kCombineCopies);
   auto* const scan = reinterpret_cast<int32_t*>(weights + kCombineCopies);
   auto* const items = reinterpret_cast<ExpertItem*>(scan + kSegments);
@@ -149,25 +151,25 @@ __global__ void __launch_bounds__(Shape::kThreads)
   }
 
   int stage = 0;
-  for (int32_t first = 0; first < num_items; first += kTeams) {
-    const int32_t item = first + team;
-    if (item < num_items) {
+  for (int32_t first = 0; first < num_items; first += Shape::kRounds * kTeams) {
+    const int32_t items_at_once = min(Shape::kRounds * kTeams, num_items - first);
+    for (int32_t i = team; i < items_at_once; i += kTeams) {
       float sums[kTiles][4] = {};
       for (int step = 0; step < steps; ++step) {
         wait_for_copies<kStages - 1>();
         const uint4* const from = ring + stage * Shape::kAccesses * kWarpSize;
         const uint4 row = from[2 * kTiles * kWarpSize];
 #pragma unroll
-        for (int i = 0; i < kTiles; ++i) {
-          const uint4 upper = from[2 * i * kWarpSize];
-          const uint4 lower = from[(2 * i + 1) * kWarpSize];
+        for (int tile = 0; tile < kTiles; ++tile) {
+          const uint4 upper = from[2 * tile * kWarpSize];
+          const uint4 lower = from[(2 * tile + 1) * kWarpSize];
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
             uint32_t a[4];
             uint32_t b[2];
             as_a(a, upper, lower, half);
             as_b(b, row, half);
-            mma_16x8x16<T>(sums[i], a, b);
+            mma_16x8x16<T>(sums[tile], a, b);
           }
         }
         load_weights(next, stage);
@@ -176,25 +178,27 @@ __global__ void __launch_bounds__(Shape::kThreads)
         commit_copies();
         stage = stage + 1 == kStages ? 0 : stage + 1;
       }
+      // Warps are in order of team: [item][segment].
+      float* const sums_of = partial + (i / kTeams * kTeams * kSegments + warp) * Shape::kPartials;
 #pragma unroll
-      for (int i = 0; i < kTiles; ++i) {
-        float* const to = partial + warp * Shape::kPartials + i * 128 + g * 8 + 2 * t;
-        *reinterpret_cast<Pack<float, 2>*>(to) = {sums[i][0], sums[i][1]};
-        *reinterpret_cast<Pack<float, 2>*>(to + 64) = {sums[i][2], sums[i][3]};
+      for (int tile = 0; tile < kTiles; ++tile) {
+        float* const to = sums_of + tile * 128 + g * 8 + 2 * t;
+        *reinterpret_cast<Pack<float, 2>*>(to) = {sums[tile][0], sums[tile][1]};
+        *reinterpret_cast<Pack<float, 2>*>(to + 64) = {sums[tile][2], sums[tile][3]};
       }
     }
     __syncthreads();
-    if (item < num_items) {
-      const float* const of_team = partial + team * kSegments * Shape::kPartials;
-      for (int i = thread % Shape::kTeamThreads; i < Shape::kPartials; i += Shape::kTeamThreads) {
-        const int r = i % 8;
-        const int32_t copy = items[item].first_row + r;
-        if (r >= items[item].rows || copy >= kCombineCopies) continue;
-        float sum = 0.0F;
+    for (int i = thread; i < items_at_once * Shape::kPartials; i += Shape::kThreads) {
+      const ExpertItem item = items[first + i / Shape::kPartials];
+      const int at = i % Shape::kPartials;
+      const int r = at % 8;
+      const int32_t copy = item.first_row + r;
+      if (r >= item.rows || copy >= kCombineCopies) continue;
+      const float* const of_item = partial + i / Shape::kPartials * kSegments * Shape::kPartials + at;
+      float sum = 0.0F;
 #pragma unroll
-        for (int s = 0; s < kSegments; ++s) sum += of_team[s * Shape::kPartials + i];
-        results[copy * Shape::kColumns + i / 8] = from_float<T>(sum);
-      }
+      for (int s = 0; s < kSegments; ++s) sum += of_item[s * Shape::kPartials];
+      results[copy * Shape::kColumns + at / 8] = from_float<T>(sum);
     }
     __syncthreads();
   }

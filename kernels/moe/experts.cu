@@ -109,9 +109,9 @@ bool launch_few_rows(const CudaContext& context, DType dtype, const ExpertGemm& 
                                : launch_few_rows<f16, kSilu>(context, p);
 }
 
-template <class T, int kTiles, int kStages>
+template <class T, int kTiles, int kStages, int kRounds>
 bool launch_combine(const CudaContext& context, const ExpertCombine& c) {
-  using Shape = CombineShape<T, kTiles, kStages>;
+  using Shape = CombineShape<T, kTiles, kStages, kRounds>;
   if (Shape::kSharedBytes > shared_limit(cudaDevAttrMaxSharedMemoryPerBlockOptin)) return false;
   const LaunchShape shape{.grid = dim3(grid_x(ceil_div<int64_t>(c.product.n, Shape::kColumns))),
                           .block = dim3(Shape::kThreads),
@@ -124,9 +124,9 @@ bool launch_combine(const CudaContext& context, const ExpertCombine& c) {
 template <class T>
 bool launch_combine(const CudaContext& context, const ExpertCombine& c) {
   const int64_t tiles = ceil_div<int64_t>(c.product.n, 16);
-  if (tiles <= context.num_sms) return launch_combine<T, 1, 4>(context, c);
-  if (tiles <= int64_t{2} * context.num_sms) return launch_combine<T, 2, 3>(context, c);
-  return launch_combine<T, 4, 2>(context, c);
+  if (tiles <= context.num_sms) return launch_combine<T, 1, 4, 4>(context, c);
+  if (tiles <= int64_t{2} * context.num_sms) return launch_combine<T, 2, 3, 2>(context, c);
+  return launch_combine<T, 4, 2, 1>(context, c);
 }
 
 /// True if expert_combine_kernel serves these operands, behind expert_gemm_kernel.

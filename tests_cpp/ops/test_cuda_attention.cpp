@@ -130,6 +130,13 @@ TEST_F(CudaAttentionTest, DecodeRowsMatchHoweverManyBlocksShareASequence) {
     PagedBatch batch({{1, 300}, {1, 40}, {1, 129}}, 16, 23, 4);
     expect_attention_matches(batch, DType::kBF16, {kv_heads * 2, kv_heads, 64});
   }
+  for (const int64_t dim : {128, 256}) {
+    for (const DType dtype : {DType::kBF16, DType::kF16}) {
+      PagedBatch batch({{1, 300}, {4, 40}, {1, 17}, {0, 0}}, 16, 25, 4);
+      expect_attention_matches(batch, dtype, {40, 40, dim});
+      expect_attention_matches(batch, dtype, {33 * 10, 33, dim});
+    }
+  }
   for (const int64_t kv_len : {1, 64, 129, 1100}) {
     PagedBatch batch({{1, kv_len}}, 16, 23, 0);
     expect_attention_matches(batch, DType::kBF16, {12, 1, 128});
