@@ -39,6 +39,7 @@ InputLayout::InputLayout(const InputSizes& input_sizes) : sizes(input_sizes) {
     mb.cu_q = take((sizes.max_seqs + 1) * kI32);
     mb.kv_len = take(sizes.max_seqs * kI32);
     mb.page_table = take(sizes.max_seqs * sizes.max_pages * kI32);
+    mb.order = take(sizes.max_seqs * kI32);
   }
   logit_index = take(sizes.max_logit_rows * kI32);
   logit_slot = take(sizes.max_logit_rows * kI32);
@@ -70,6 +71,7 @@ ops::SequenceBatch InputBuffers::sequences(int micro_batch, int64_t max_seqs, in
           .kv_len = device_i32(mb.kv_len),
           .page_table = device_i32(mb.page_table),
           .num_seqs = device_i32(mb.header) + InputLayout::kNumSeqs,
+          .order = device_i32(mb.order),
           .max_seqs = static_cast<int32_t>(max_seqs),
           .page_table_stride = static_cast<int32_t>(layout_.sizes.max_pages),
           .page_size = static_cast<int32_t>(page_size)};
@@ -150,6 +152,15 @@ void InputBuffers::put_micro_batch(int index, const plan::MicroBatchPlan& planne
     image_.put(to.page_table + s * sizes.max_pages * kI32, {pages, static_cast<size_t>(count)});
     pages += count;
   }
+
+  // The longest of the decode sequences first, so that none is begun when the others are about to end.
+  order_.clear();
+  for (int64_t s = 0; s < seqs; ++s) {
+    const auto kv_len = static_cast<uint32_t>(in.kv_len[static_cast<size_t>(s)]);
+    order_.push_back(uint64_t{~kv_len} << 32 | static_cast<uint64_t>(s));
+  }
+  std::sort(order_.begin() + in.num_prefill_seqs, order_.end());
+  image_.put(to.order, seqs, [&](int64_t i) { return static_cast<int32_t>(order_[static_cast<size_t>(i)]); });
 }
 
 void InputBuffers::put_logit_rows(const plan::StepPlan& plan, const ExecConfig& config, int rank,

@@ -36,6 +36,7 @@ class InputLayout {
   struct MicroBatch {
     int64_t header = 0;  // i32: num_seqs, rows, own scattered rows, 0, then starts and counts of the DP ranks
     int64_t ids = 0, positions = 0, slots = 0, cu_q = 0, kv_len = 0, page_table = 0;
+    int64_t order = 0;
   };
   static constexpr int64_t kNumSeqs = 0, kRows = 1, kScatteredRows = 2, kZero = 3, kSegments = 4;
 
@@ -87,6 +88,7 @@ class InputBuffers {
   InputLayout layout_;
   void* device_;
   InputImage image_;
+  std::vector<uint64_t> order_;            // workspace
   std::array<device::Buffer, 2> staging_;  // changed blocks, then their indices
 };
 

@@ -42,13 +42,14 @@ void check_batch(const char* op, const SequenceBatch& batch) {
 
 /// What an op reads of a batch: whole arrays, since the counts in them are known only when it runs.
 struct BatchAccesses {
-  device::Access cu_q, kv_len, page_table, num_seqs;
+  device::Access cu_q, kv_len, page_table, num_seqs, order;
 
   explicit BatchAccesses(const SequenceBatch& batch)
       : cu_q(read(batch.cu_q, bytes(batch.max_seqs + int64_t{1}))),
         kv_len(read(batch.kv_len, bytes(batch.max_seqs))),
         page_table(read(batch.page_table, bytes(int64_t{batch.max_seqs} * batch.page_table_stride))),
-        num_seqs(read(batch.num_seqs, bytes(1))) {}
+        num_seqs(read(batch.num_seqs, bytes(1))),
+        order(read(batch.order, batch.order == nullptr ? 0 : bytes(batch.max_seqs))) {}
 
  private:
   static size_t bytes(int64_t count) { return static_cast<size_t>(count) * sizeof(int32_t); }
@@ -115,7 +116,7 @@ void paged_attention(Stream& stream, const PagedAttentionArgs& args) {
   const BatchAccesses batch(args.batch);
   stream.launch(kOp, WEFT_KERNEL(stream, paged_attention), args,
                 {write(args.out), read(args.q), read(args.k_cache), read(args.v_cache), read(args.plan),
-                 batch.cu_q, batch.kv_len, batch.page_table, batch.num_seqs});
+                 batch.cu_q, batch.kv_len, batch.page_table, batch.num_seqs, batch.order});
 }
 
 int64_t mla_prefill_workspace([[maybe_unused]] int64_t num_kv_tokens, [[maybe_unused]] int64_t heads,

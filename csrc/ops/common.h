@@ -28,6 +28,9 @@ struct SequenceBatch {
   const int32_t* kv_len = nullptr;      // [max_seqs], tokens
   const int32_t* page_table = nullptr;  // [max_seqs, page_table_stride], page ids
   const int32_t* num_seqs = nullptr;    // [1]
+  /// [max_seqs], or null: from the first sequence behind the prompts to num_seqs, these in some order. A
+  /// device that cannot have all under way at once begins with the first. Changes no result.
+  const int32_t* order = nullptr;
   int32_t max_seqs = 0;
   int32_t page_table_stride = 0;
   int32_t page_size = 1;

@@ -72,7 +72,10 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int rank = static_cast<int>(blockIdx.x) % a.cluster_size;
   const int kv_head = static_cast<int>(blockIdx.x) / a.cluster_size;
-  const int seq = a.first_seq + static_cast<int>(blockIdx.y);
+  const int place = a.first_seq + static_cast<int>(blockIdx.y);
+  const int ordered = a.batch.order == nullptr ? place : load_early(a.batch.order + place);
+  const bool is_ordered = ordered >= a.first_seq && ordered < a.batch.max_seqs;
+  const int seq = is_ordered ? ordered : place;
   const int first_tile = rank * kWarps + warp;
   const int step = kWarps * a.cluster_size;  // from a tile of a warp to its next
   const int page_size = a.batch.page_size;
@@ -91,8 +94,12 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
 
   const SequenceLengths lengths(a.batch, seq);
   const bool reports = rank == 0 && kv_head == 0 && threadIdx.x == 0;
-  const bool is_good = check_num_seqs(site, texts, a.batch, lengths.num_seqs, reports && blockIdx.y == 0) &&
-                       seq < lengths.num_seqs &&
+  const bool exists = check_num_seqs(site, texts, a.batch, lengths.num_seqs, reports && blockIdx.y == 0) &&
+                      place < lengths.num_seqs;
+  if (exists && (!is_ordered || seq >= lengths.num_seqs) && reports) {
+    fail(site, texts.bad_order, place, ordered, a.first_seq, lengths.num_seqs - 1);
+  }
+  const bool is_good = exists && seq < lengths.num_seqs &&
                        check_sequence(site, texts, a.batch, lengths, a.num_tokens, seq, reports);
   const auto begin_row = static_cast<int>(lengths.begin_row);
   const auto q_len = static_cast<int>(lengths.end_row) - begin_row;
@@ -343,19 +350,24 @@ void launch_shape(const CudaContext& context, const AttentionTexts& texts, const
 int64_t num_clusters(const GqaDecode& a, int kv_heads) {
   return int64_t{a.batch.max_seqs - a.first_seq} * kv_heads;
 }
-/// With more of them blocks are of two warps. Measured on an H200.
+/// With more of them not all blocks begin at once.
 constexpr int64_t kManyBlocks = 2 * kBlocksAtOnce;
+/// A warp takes 1.1 us for a tile, on an H200, however little else there is to do. So blocks of two warps
+/// would let a long sequence among short ones end late.
+constexpr int64_t kShortContext = 4096;
 
 template <class T, int kDim, int kRowTiles>
-void launch_rows(const CudaContext& context, const AttentionTexts& texts, const GqaDecode& a, int kv_heads) {
+void launch_rows(const CudaContext& context, const AttentionTexts& texts, GqaDecode a, int kv_heads) {
   // Few blocks: a multiprocessor each, of many warps. Many: smaller ones, of which one can begin and end
   // while others load. As many tiles as shared memory holds are under way in each case.
   constexpr int kStages = kDim <= 128 ? 3 : 2;
   constexpr int kWarps = kDim <= 128 ? 8 : 4;
   const int64_t blocks = num_clusters(a, kv_heads);
+  const bool is_short = int64_t{a.batch.page_table_stride} * a.batch.page_size <= kShortContext;
+  if (blocks <= kManyBlocks) a.batch.order = nullptr;
   if (blocks <= kBlocksAtOnce)
     return launch_shape<T, Shape<kDim, kRowTiles, kWarps, kStages, 1>>(context, texts, a, kv_heads);
-  if (blocks <= kManyBlocks)
+  if (blocks <= kManyBlocks || !is_short)
     return launch_shape<T, Shape<kDim, kRowTiles, 4, kStages, kWarps / 4>>(context, texts, a, kv_heads);
   return launch_shape<T, Shape<kDim, kRowTiles, 2, kStages, kWarps / 2>>(context, texts, a, kv_heads);
 }

@@ -16,6 +16,7 @@ struct AttentionTexts {
   const char* bad_rows;
   const char* bad_kv_len;
   const char* bad_page;
+  const char* bad_order;
 };
 #define WEFT_ATTENTION_TEXTS(op)                                                                             \
   AttentionTexts {                                                                                           \
@@ -24,7 +25,8 @@ struct AttentionTexts {
         op ": sequence {} has kv_len={}; it must be at least its {} query rows, and its pages hold {}",      \
         op                                                                                                   \
         ": position {} of sequence {} is in page {}, outside the cache of {} slots; fill the page table up " \
-        "to kv_len"                                                                                          \
+        "to kv_len",                                                                                         \
+        op ": order[{}] is {}, but the sequences behind the prompts are {} to {}"                            \
   }
 
 /// Division by a number that the host knows: a fraction of the instructions of a true one. Exact for

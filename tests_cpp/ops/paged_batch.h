@@ -22,7 +22,7 @@ struct SequenceLengths {
 class PagedBatch {
  public:
   PagedBatch(std::vector<SequenceLengths> sequences, int64_t page_size, uint64_t seed,
-             int32_t spare_sequences = 2)
+             int32_t spare_sequences = 2, int64_t spare_pages = 1)
       : sequences_(std::move(sequences)), page_size_(page_size) {
     const auto num_seqs = static_cast<int32_t>(sequences_.size());
     const int32_t max_seqs = num_seqs + spare_sequences;
@@ -31,7 +31,7 @@ class PagedBatch {
     for (const SequenceLengths& s : sequences_) {
       const int64_t pages = (s.kv_len + page_size - 1) / page_size;
       num_pages += pages;
-      stride = std::max(stride, pages + 1);
+      stride = std::max(stride, pages + spare_pages);
     }
     num_slots_ = (num_pages + 3) * page_size;
     std::vector<int32_t> pool(static_cast<size_t>(num_pages + 3));
@@ -77,12 +77,13 @@ class PagedBatch {
   std::vector<int32_t>& page_table() { return page_table_; }
   std::vector<int32_t>& cu_q() { return cu_q_; }
   std::vector<int32_t>& num_seqs() { return num_seqs_; }
+  std::vector<int32_t>& order() { return order_; }  // empty: none
 
  private:
   std::vector<SequenceLengths> sequences_;
   int64_t page_size_;
   int64_t num_slots_ = 0;
-  std::vector<int32_t> cu_q_, kv_len_, page_table_, num_seqs_;
+  std::vector<int32_t> cu_q_, kv_len_, page_table_, num_seqs_, order_;
   ops::SequenceBatch batch_;
 };
 

@@ -24,6 +24,7 @@ ops::SequenceBatch on_side(Side& side, PagedBatch& batch) {
   b.kv_len = side.array(batch.kv_len());
   b.page_table = side.array(batch.page_table());
   b.num_seqs = side.array(batch.num_seqs());
+  b.order = batch.order().empty() ? nullptr : side.array(batch.order());
   return b;
 }
 
@@ -140,6 +141,30 @@ TEST_F(CudaAttentionTest, DecodeRowsMatchHoweverManyBlocksShareASequence) {
   for (const int64_t kv_len : {1, 64, 129, 1100}) {
     PagedBatch batch({{1, kv_len}}, 16, 23, 0);
     expect_attention_matches(batch, DType::kBF16, {12, 1, 128});
+  }
+}
+
+TEST_F(CudaAttentionTest, TheOrderOfSequencesChangesNoBit) {
+  const std::vector<SequenceLengths> sequences = {{3, 3}, {1, 40}, {2, 300}, {1, 1}, {0, 0}, {1, 170}};
+  const std::vector<int32_t> order = {0, 2, 5, 1, 3, 4, 999, -999};  // garbage behind num_seqs
+  const auto run = [](PagedBatch& batch) {
+    return on_cuda([&](Side& s) { enqueue_attention(s, batch, DType::kBF16, {80, 40, 64}, 1); }).at(0);
+  };
+  for (const int64_t spare_pages : {1, 300}) {  // short contexts, and others
+    PagedBatch plain(sequences, 16, 26, 2, spare_pages);
+    PagedBatch ordered(sequences, 16, 26, 2, spare_pages);
+    ordered.order() = order;
+    EXPECT_TRUE(bit_equal(run(ordered), run(plain)));
+  }
+  PagedBatch ordered(sequences, 16, 26, 2);
+  ordered.order() = order;
+  for (const int32_t bad : {0, 6, 7, -1}) {
+    ordered.order()[2] = bad;
+    EXPECT_THAT(cuda_failure([&](Side& s) {
+                  enqueue_attention(s, ordered, DType::kBF16, {80, 40, 64}, 1);
+                }),
+                HasSubstr("paged_attention: order[2] is " + std::to_string(bad) +
+                          ", but the sequences behind the prompts are 1 to 5"));
   }
 }
 
