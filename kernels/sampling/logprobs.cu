@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kSliceThreads, 2)
     });
     best = slice.reduce(best, Max{});
   }
-  slice.barrier();  // the others may still read
+  slice.end();
 }
 
 }  // namespace

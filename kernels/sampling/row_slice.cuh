@@ -33,6 +33,35 @@ struct Exchange {
   unsigned long long scratch[kSliceWarps];
 };
 
+/// Logits as whole numbers of the same order, over the ids of ties, where lower ids stand first: the largest
+/// place is the token that a greedy choice takes. 0 is before every token.
+__device__ inline unsigned long long place_of(float logit, int32_t id, uint32_t of_nan) {
+  const uint32_t bits = __float_as_uint(logit + 0.0F);  // -0 equals 0
+  uint32_t order = (bits & 0x80000000U) != 0 ? ~bits : bits | 0x80000000U;
+  if (isnan(logit)) order = of_nan;
+  return static_cast<unsigned long long>(order) << 32 | (0xffffffffU - static_cast<uint32_t>(id));
+}
+__device__ inline float logit_at(unsigned long long place) {
+  const auto order = static_cast<uint32_t>(place >> 32);
+  return __uint_as_float((order & 0x80000000U) != 0 ? order & 0x7fffffffU : ~order);
+}
+__device__ inline int32_t id_at(unsigned long long place) {
+  return static_cast<int32_t>(0xffffffffU - static_cast<uint32_t>(place));
+}
+
+constexpr uint32_t kNanStandsFirst = 0xffffffffU;
+
+/// The larger, or NaN if either is.
+__device__ inline float max_or_nan(float a, float b) {
+#if WEFT_CUDA_EMULATED
+  return a > b || isnan(a) ? a : b;
+#else
+  float result;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+  return result;
+#endif
+}
+
 /// This block's part of a row.
 class RowSlice {
  public:
@@ -49,24 +78,37 @@ class RowSlice {
   }
   static __device__ int64_t row_of(const LogitRows& rows) { return blockIdx.x / rows.cluster_size; }
 
-  /// f(id, logit) for each token of the slice, by the thread that has it; logits go to shared memory.
+  /// f(id, logit) for each token of the slice, by the thread that has it; logits go to shared memory, and
+  /// -inf up to a multiple of four.
   template <class F>
   __device__ void load(const F& f) {
-    const int packs = aligned_ ? count_ / 4 : 0;
-#pragma unroll 4
-    for (int p = threadIdx.x; p < packs; p += kSliceThreads) {
-      const float4 x = reinterpret_cast<const float4*>(logits_)[p];
-      if (staged_ != nullptr) reinterpret_cast<float4*>(staged_)[p] = x;
-      f(first_ + 4 * p, x.x);
-      f(first_ + 4 * p + 1, x.y);
-      f(first_ + 4 * p + 2, x.z);
-      f(first_ + 4 * p + 3, x.w);
+    load_packs(
+        [&](int32_t id, const float4& x) {
+          f(id, x.x);
+          f(id + 1, x.y);
+          f(id + 2, x.z);
+          f(id + 3, x.w);
+        },
+        f);
+  }
+  /// load(), and the largest place_of() this thread's tokens, where a NaN stands first.
+  __device__ unsigned long long load_largest() {
+    // Almost no pack is larger than all before it, so these say no more than which was the last.
+    float largest = -INFINITY;
+    int32_t at = -1;
+    unsigned long long best = 0;
+    load_packs(
+        [&](int32_t id, const float4& x) {
+          const float of_pack = max_or_nan(max_or_nan(x.x, x.y), max_or_nan(x.z, x.w));
+          if (of_pack > largest) at = id;
+          largest = max_or_nan(largest, of_pack);
+        },
+        [&](int32_t id, float x) { best = Max{}(place_of(x, id, kNanStandsFirst), best); });
+    if (isnan(largest)) return place_of(largest, 0, kNanStandsFirst);
+    for (int j = 0; at >= 0 && j < 4; ++j) {
+      best = Max{}(place_of(logit(at - first_ + j), at + j, kNanStandsFirst), best);
     }
-    for (int i = 4 * packs + threadIdx.x; i < count_; i += kSliceThreads) {
-      const float x = logits_[i];
-      if (staged_ != nullptr) staged_[i] = x;
-      f(first_ + i, x);
-    }
+    return best;
   }
   /// f(id, logit) for each token, after load() and a barrier.
   template <class F>
@@ -106,9 +148,18 @@ class RowSlice {
     __syncwarp();
     return result;
   }
-  /// Of the cluster. A block must not end before the others have read what is in its shared memory.
+  /// Of the cluster. One warp's fence stands for all that the block stored: the fences of 16 take longer.
   __device__ void barrier() const {
-    cluster_arrive();
+    __syncthreads();
+#if !WEFT_CUDA_EMULATED
+    if (threadIdx.x < kWarpSize) asm volatile("fence.acq_rel.cluster;" ::: "memory");
+#endif
+    cluster_arrive_relaxed();
+    cluster_wait();
+  }
+  /// A block must not end before the others have read what is in its shared memory.
+  __device__ void end() const {
+    cluster_arrive_relaxed();
     cluster_wait();
   }
 
@@ -121,6 +172,26 @@ class RowSlice {
   [[nodiscard]] __device__ float* staged() const { return staged_; }
 
  private:
+  template <class OfPack, class OfOne>
+  __device__ void load_packs(const OfPack& of_pack, const OfOne& of_one) {
+    const int packs = aligned_ ? count_ / 4 : 0;
+#pragma unroll 4
+    for (int p = threadIdx.x; p < packs; p += kSliceThreads) {
+      const float4 x = reinterpret_cast<const float4*>(logits_)[p];
+      if (staged_ != nullptr) reinterpret_cast<float4*>(staged_)[p] = x;
+      of_pack(first_ + 4 * p, x);
+    }
+    for (int i = 4 * packs + threadIdx.x; i < count_; i += kSliceThreads) {
+      const float x = logits_[i];
+      if (staged_ != nullptr) staged_[i] = x;
+      of_one(first_ + i, x);
+    }
+    const int padded = (count_ + 3) / 4 * 4;
+    if (staged_ != nullptr && count_ + static_cast<int>(threadIdx.x) < padded) {
+      staged_[count_ + threadIdx.x] = -INFINITY;
+    }
+  }
+
   Exchange& exchange_;
   const float* logits_;
   float* staged_;
@@ -129,22 +200,6 @@ class RowSlice {
   int turn_ = 0;
   bool aligned_;
 };
-
-/// Logits as whole numbers of the same order, over the ids of ties, where lower ids stand first: the largest
-/// place is the token that a greedy choice takes. 0 is before every token.
-__device__ inline unsigned long long place_of(float logit, int32_t id, uint32_t of_nan) {
-  const uint32_t bits = __float_as_uint(logit + 0.0F);  // -0 equals 0
-  uint32_t order = (bits & 0x80000000U) != 0 ? ~bits : bits | 0x80000000U;
-  if (isnan(logit)) order = of_nan;
-  return static_cast<unsigned long long>(order) << 32 | (0xffffffffU - static_cast<uint32_t>(id));
-}
-__device__ inline float logit_at(unsigned long long place) {
-  const auto order = static_cast<uint32_t>(place >> 32);
-  return __uint_as_float((order & 0x80000000U) != 0 ? order & 0x7fffffffU : ~order);
-}
-__device__ inline int32_t id_at(unsigned long long place) {
-  return static_cast<int32_t>(0xffffffffU - static_cast<uint32_t>(place));
-}
 
 /// True if the row of this block exists. Reports a count that cannot be.
 __device__ inline bool row_exists(const OpSite& site, const char* bad_rows, const LogitRows& rows) {

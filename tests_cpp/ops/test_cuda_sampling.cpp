@@ -154,6 +154,90 @@ TEST_F(CudaSamplingTest, WideRowsAreDrawnAsTheCpuDoes) {
   }
 }
 
+// Tokens are listed if few are near the one that is drawn; else their bins are cut again, down to ties.
+TEST_F(CudaSamplingTest, ManyTokensOfLikeWeightAreDrawnAsTheCpuDoes) {
+  for (const int64_t vocab : {3001, 9003}) {
+    std::mt19937_64 generator(11);
+    std::uniform_real_distribution<double> uniform(0.0, 1.0);
+    constexpr int64_t kRows = 24;
+    HostTensor logits(DType::kF32, {kRows, vocab}, {vocab + 1, 1});
+    std::vector<SamplingRow> params;
+    for (int64_t r = 0; r < kRows; ++r) {
+      // Few values with many ties, or many values, within an octave or far less.
+      const double range = r % 2 == 0 ? 0.6 : 0.02;
+      const double values = r % 3 == 0 ? 7.0 : r % 3 == 1 ? 300.0 : 0x1p20;
+      for (int64_t v = 0; v < vocab; ++v) {
+        logits.set({r, v}, std::floor(uniform(generator) * values) / values * range);
+      }
+      params.push_back({.temperature = r % 5 == 0 ? 0.25F : 1.0F,
+                        .top_p = r % 4 == 1 ? 0.7F : 1.0F,
+                        .min_p = r % 4 == 2 ? 0.995F : 0.0F,
+                        .top_k = r % 4 == 3 ? 1234 : 0,
+                        .seed = generator(),
+                        .position = r});
+    }
+    const Drawn drawn = draw(logits, params);
+    int different = 0;
+    for (size_t r = 0; r < params.size(); ++r) different += drawn.cpu[r] == drawn.cuda[r] ? 0 : 1;
+    EXPECT_LE(different, 1) << "vocab " << vocab;  // at the border of two tokens
+  }
+}
+
+TEST_F(CudaSamplingTest, AFewTokensAmongManyWithoutMassAreDrawnAsTheCpuDoes) {
+  constexpr int64_t kVocab = 9001;
+  constexpr int64_t kRows = 40;
+  HostTensor logits(DType::kF32, {kRows, kVocab});
+  logits.fill_normal(3);
+  std::vector<SamplingRow> params;
+  for (int64_t r = 0; r < kRows; ++r) {
+    // From one token to more than a list holds.
+    for (int64_t i = 0; i < r * r / 8 + 1; ++i) {
+      logits.set({r, (i * 37 + r) % kVocab}, 60.0 + 0.03 * static_cast<double>(i % 100));
+    }
+    params.push_back({.temperature = 1.0F,
+                      .top_p = r % 3 == 1 ? 0.9F : 1.0F,
+                      .min_p = r % 5 == 2 ? 0.3F : 0.0F,
+                      .top_k = r % 2 == 1 ? 20 : 0,
+                      .seed = 77,
+                      .position = r});
+  }
+  const Drawn drawn = draw(logits, params);
+  int different = 0;
+  for (size_t r = 0; r < params.size(); ++r) different += drawn.cpu[r] == drawn.cuda[r] ? 0 : 1;
+  EXPECT_LE(different, 1);
+  EXPECT_EQ(drawn.cuda[0], 0);
+}
+
+TEST_F(CudaSamplingTest, TheLowestIdOfTheLargestIsFoundWhereverItStands) {
+  for (const int64_t vocab : {5, 2500, 9001}) {
+    std::mt19937_64 generator(7);
+    HostTensor logits(DType::kF32, {32, vocab}, {vocab + vocab % 2, 1});
+    logits.fill_normal(9);
+    for (int64_t r = 0; r < 32; ++r) {
+      for (int i = 0; i < 3; ++i) {
+        logits.set({r, static_cast<int64_t>(generator() % static_cast<uint64_t>(vocab))}, 50.0);
+      }
+    }
+    logits.set({31, vocab - 1}, std::nan(""));
+    logits.set({30, 0}, std::nan(""));
+    const Drawn drawn = draw(logits, std::vector<SamplingRow>(32, {.temperature = 0.0F}));
+    EXPECT_EQ(drawn.cuda, drawn.cpu);
+    EXPECT_EQ(drawn.cuda[31], -1);
+  }
+}
+
+TEST_F(CudaSamplingTest, RowsTooWideForSharedMemoryAreDrawnAsTheCpuDoes) {
+  constexpr int64_t kVocab = 420'001;
+  HostTensor logits(DType::kF32, {4, kVocab});
+  logits.fill_normal(12, 3.0);
+  for (int64_t v = 0; v < kVocab; ++v) logits.set({3, v}, 1.0);
+  const Drawn drawn = draw(logits, {{.temperature = 0.0F, .seed = 1, .position = 1},
+                                    {.temperature = 0.5F, .seed = 2, .position = 2},
+                                    {.temperature = 0.9F, .top_p = 0.9F, .top_k = 30, .seed = 3},
+                                    {.temperature = 1.0F, .top_p = 0.5F, .seed = 4}});
+  EXPECT_EQ(drawn.cuda, drawn.cpu);
+}
+
 TEST_F(CudaSamplingTest, LogprobsMatch) {
   for (const int64_t vocab : {1, 3, 100, 5003, 9001}) {
     auto logits = HostTensor(DType::kF32, {6, vocab}).fill_normal(4, 3.0);
