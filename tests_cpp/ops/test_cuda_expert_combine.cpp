@@ -106,6 +106,7 @@ TEST_F(CudaExpertCombineTest, HasTheBitsOfBothOpsAtEveryClassOfShapes) {
   Experts({DType::kBF16, 8, 8, 9, 64, 264}).expect_bits_of_both_ops();  // the last segments of k are short
   // Blocks of more columns, on a GPU of 132 multiprocessors.
   Experts({DType::kBF16, 2, 2, 4, 2128, 16}).expect_bits_of_both_ops();
+  Experts({DType::kF16, 5, 4, 11, 2128, 40}).expect_bits_of_both_ops();
   Experts({DType::kBF16, 2, 2, 4, 4240, 8}).expect_bits_of_both_ops();
   Experts({DType::kBF16, 8, 2, 2, 48, 64}).expect_bits_of_both_ops();  // all rows at both experts
   Experts({DType::kF32, 3, 2, 5, 24, 10}).expect_bits_of_both_ops();
