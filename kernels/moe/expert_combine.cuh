@@ -46,6 +46,7 @@ struct CombineShape {
   static constexpr size_t kSharedBytes = size_t{kTeams} * kSegments * (kRing * 16 + kRounds * kPartials * 4) +
                                          size_t{kCombineCopies} * (kColumns * 2 + 8 + sizeof(ExpertItem)) +
                                          kSegments * 4;
+  static_assert(kSharedBytes <= size_t{227} << 10, "devices that allow a block less are refused");
 };
 
 template <class Shape>

@@ -110,19 +110,17 @@ bool launch_few_rows(const CudaContext& context, DType dtype, const ExpertGemm& 
 }
 
 template <class T, int kTiles, int kStages, int kRounds>
-bool launch_combine(const CudaContext& context, const ExpertCombine& c) {
+void launch_combine(const CudaContext& context, const ExpertCombine& c) {
   using Shape = CombineShape<T, kTiles, kStages, kRounds>;
-  if (Shape::kSharedBytes > shared_limit(cudaDevAttrMaxSharedMemoryPerBlockOptin)) return false;
   const LaunchShape shape{.grid = dim3(grid_x(ceil_div<int64_t>(c.product.n, Shape::kColumns))),
                           .block = dim3(Shape::kThreads),
                           .shared_bytes = Shape::kSharedBytes};
   launch<&expert_combine_kernel<Shape>>(context, shape, context.site, kCombineTexts, c);
-  return true;
 }
 
 /// As many blocks as there are multiprocessors, if columns allow.
 template <class T>
-bool launch_combine(const CudaContext& context, const ExpertCombine& c) {
+void launch_combine(const CudaContext& context, const ExpertCombine& c) {
   const int64_t tiles = ceil_div<int64_t>(c.product.n, 16);
   if (tiles <= context.num_sms) return launch_combine<T, 1, 4, 4>(context, c);
   if (tiles <= int64_t{2} * context.num_sms) return launch_combine<T, 2, 3, 2>(context, c);
@@ -251,11 +249,11 @@ void expert_ffn_and_combine(const ExpertFfnAndCombineArgs& args, ExecContext& co
                   .rows = static_cast<int32_t>(combine.position.shape[0]),
                   .top_k = static_cast<int32_t>(combine.position.shape[1])};
   c.product.max_items = kCombineCopies;
-  const bool launched =
-      experts.x.dtype == DType::kBF16 ? launch_combine<bf16>(cuda, c) : launch_combine<f16>(cuda, c);
-  if (launched) return;
-  launch_down(cuda, experts);
-  moe_unpermute(combine, context);
+  if (experts.x.dtype == DType::kBF16) {
+    launch_combine<bf16>(cuda, c);
+  } else {
+    launch_combine<f16>(cuda, c);
+  }
 }
 
 void grouped_gemm(const GroupedGemmArgs& args, ExecContext& context) {
