@@ -148,13 +148,9 @@ class RowSlice {
     __syncwarp();
     return result;
   }
-  /// Of the cluster. One warp's fence stands for all that the block stored: the fences of 16 take longer.
+  /// Of the cluster.
   __device__ void barrier() const {
-    __syncthreads();
-#if !WEFT_CUDA_EMULATED
-    if (threadIdx.x < kWarpSize) asm volatile("fence.acq_rel.cluster;" ::: "memory");
-#endif
-    cluster_arrive_relaxed();
+    cluster_arrive();
     cluster_wait();
   }
   /// A block must not end before the others have read what is in its shared memory.
