@@ -96,11 +96,12 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
   const bool reports = rank == 0 && kv_head == 0 && threadIdx.x == 0;
   const bool exists = check_num_seqs(site, texts, a.batch, lengths.num_seqs, reports && blockIdx.y == 0) &&
                       place < lengths.num_seqs;
-  if (exists && (!is_ordered || seq >= lengths.num_seqs) && reports) {
+  const bool is_known = is_ordered && seq < lengths.num_seqs;
+  if (exists && !is_known && reports) {
     fail(site, texts.bad_order, place, ordered, a.first_seq, lengths.num_seqs - 1);
   }
-  const bool is_good = exists && seq < lengths.num_seqs &&
-                       check_sequence(site, texts, a.batch, lengths, a.num_tokens, seq, reports);
+  const bool is_good =
+      exists && is_known && check_sequence(site, texts, a.batch, lengths, a.num_tokens, seq, reports);
   const auto begin_row = static_cast<int>(lengths.begin_row);
   const auto q_len = static_cast<int>(lengths.end_row) - begin_row;
   const auto kv_len = static_cast<int>(lengths.kv_len);

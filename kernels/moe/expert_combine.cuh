@@ -46,7 +46,7 @@ struct CombineShape {
   static constexpr size_t kSharedBytes = size_t{kTeams} * kSegments * (kRing * 16 + kRounds * kPartials * 4) +
                                          size_t{kCombineCopies} * (kColumns * 2 + 8 + sizeof(ExpertItem)) +
                                          kSegments * 4;
-  static_assert(kSharedBytes <= size_t{227} << 10, "devices that allow a block less are refused");
+  static_assert(kSharedBytes <= size_t{device::cuda::kSharedBytesOfBlock});
 };
 
 template <class Shape>

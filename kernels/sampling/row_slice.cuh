@@ -91,7 +91,7 @@ class RowSlice {
         },
         f);
   }
-  /// load(), and the largest place_of() this thread's tokens, where a NaN stands first.
+  /// load(), and the largest place_of() of this thread's tokens, where a NaN stands first.
   __device__ unsigned long long load_largest() {
     // Almost no pack is larger than all before it, so these say no more than which was the last.
     float largest = -INFINITY;
@@ -114,7 +114,7 @@ class RowSlice {
   template <class F>
   __device__ void for_each(const F& f) const {
     for (int i = threadIdx.x; i < count_; i += kSliceThreads) {
-      f(first_ + i, staged_ != nullptr ? staged_[i] : logits_[i]);
+      f(first_ + i, logit(i));
     }
   }
 
@@ -208,7 +208,6 @@ __device__ inline bool row_exists(const OpSite& site, const char* bad_rows, cons
 /// `head_bytes`: of shared memory before the slice.
 inline LogitRows logit_rows(const TensorView& logits, const int32_t* num_rows, size_t head_bytes) {
   constexpr int kOneBlock = 16 * kSliceThreads;  // a vocabulary of less is not worth a cluster
-  constexpr size_t kMaxShared = 227 * 1024;
   const auto vocab = static_cast<int32_t>(logits.shape[1]);
   const int32_t cluster_size = vocab <= kOneBlock ? 1 : kMaxCluster;
   const int32_t slice = ceil_div(ceil_div(vocab, cluster_size), 4) * 4;
@@ -219,7 +218,8 @@ inline LogitRows logit_rows(const TensorView& logits, const int32_t* num_rows, s
           .vocab = vocab,
           .slice = slice,
           .cluster_size = cluster_size,
-          .staged = head_bytes + static_cast<size_t>(slice) * sizeof(float) <= kMaxShared,
+          .staged = head_bytes + static_cast<size_t>(slice) * sizeof(float) <=
+                    size_t{device::cuda::kSharedBytesOfBlock},
           .aligned = reinterpret_cast<uintptr_t>(logits.data) % 16 == 0 && logits.stride[0] % 4 == 0};
 }
 inline LaunchShape shape_of(const LogitRows& rows, size_t head_bytes) {

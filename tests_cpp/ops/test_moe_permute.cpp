@@ -19,10 +19,10 @@ HostTensor numbered_rows(DType dtype, int64_t rows, int64_t hidden) {
   return x;
 }
 
-/// moe_permute on the CPU, at once.
+/// moe_permute on the CPU, at once, by as many threads.
 void permute(const HostTensor& ids, const HostTensor& x, HostTensor& out, HostTensor& counts,
-             HostTensor& position, const int32_t* num_rows = nullptr) {
-  InlineContext context;
+             HostTensor& position, int num_threads = 1, const int32_t* num_rows = nullptr) {
+  InlineContext context(num_threads);
   ops::cpu::moe_permute({.ids = ids.view(),
                          .x = x.view(),
                          .out = out.view(),
@@ -52,8 +52,7 @@ TEST(MoePermuteTest, RowsBeyondTheCountDoNotExist) {
   const HostTensor x = numbered_rows(DType::kF32, 3, 1);
   HostTensor out(DType::kF32, {1, 3, 1}), counts(DType::kI32, {1}), position(DType::kI32, {3, 1});
   const int32_t num_rows = 2;
-  InlineContext context(2);
-  permute(ids, x, out, counts, position, &num_rows);
+  permute(ids, x, out, counts, position, 2, &num_rows);
   EXPECT_THAT(integers(counts), ElementsAre(2));
   EXPECT_THAT(integers(position), ElementsAre(0, 1, -1));  // HostTensor starts as -1
 }
@@ -156,7 +155,7 @@ TEST(MoeUnpermuteTest, UndoesPermute) {
   HostTensor permuted(DType::kF32, {7, 40, 8}), counts(DType::kI32, {7});
   HostTensor position(DType::kI32, {40, 2}), weights(DType::kF32, {40, 2}), out(DType::kF32, {40, 8});
   InlineContext context(3);
-  permute(ids, x, permuted, counts, position);
+  permute(ids, x, permuted, counts, position, 3);
   weights.fill(1.0);
   ops::cpu::moe_unpermute({.out = out.view(),
                            .x = permuted.view().reshape({280, 8}),

@@ -83,6 +83,9 @@ class CudaContext final : public ExecContext {
   StreamTail& tail_;
 };
 
+/// Shared memory in bytes that every device allows a block: others are refused (why_unusable()).
+constexpr int kSharedBytesOfBlock = 227 << 10;
+
 /// Throws Error, naming `what` and the reason, unless `error` is success.
 void check_cuda(cudaError_t error, const char* what);
 /// An attribute of GPU `ordinal`, or of that of this thread.

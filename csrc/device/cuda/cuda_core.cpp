@@ -15,12 +15,11 @@ std::string why_unusable(int ordinal) {
 }
 
 std::string why_unusable(int ordinal, int major, int shared_bytes) {
-  constexpr int kSharedBytes = 227 << 10;
-  if (major >= 9 && shared_bytes >= kSharedBytes) return {};
+  if (major >= 9 && shared_bytes >= kSharedBytesOfBlock) return {};
   return fmt::format(
       "GPU {} has compute capability {}.x and {} KiB of shared memory a block; kernels need 9.0 or later and "
       "{} KiB, as H100, H200 and B200 have; use --device cpu",
-      ordinal, major, shared_bytes >> 10, kSharedBytes >> 10);
+      ordinal, major, shared_bytes >> 10, kSharedBytesOfBlock >> 10);
 }
 
 Core::Core(CudaOptions device_options) : options(std::move(device_options)) {
