@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "kernels/common/cluster.cuh"
@@ -9,7 +10,8 @@
 
 /// Products of few rows of a: bound by reading w, so everything here is about bytes of w in flight.
 ///
-/// A block has 16 * kRowTiles rows of w and all rows of a. The blocks of a cluster cut k among themselves; a
+/// A block has 16 * kRowTiles rows of w and 8 * kTokenTiles rows of a, which are all, or, if w is small, a
+/// part of them: the other parts read w from the L2 cache. The blocks of a cluster cut k among themselves; a
 /// block's part goes by chunks to its 8 warps in turn. Each warp sums its chunks from the first to the last,
 /// then the warps' sums are added in order, then the blocks'. So a sum depends on n and k alone, not on the
 /// number of rows.
@@ -52,9 +54,12 @@ __global__ void __launch_bounds__(kFewThreads) few_rows_kernel(OpSite site, FewR
   let_next_start();
   if (p.split > 1) cluster_arrive();
   constexpr int kTileRows = 16 * kRowTiles;
+  constexpr int kTokens = 8 * kTokenTiles;
   constexpr int kColumns = kGated ? kTileRows / 2 : kTileRows;
   constexpr int kRowsAtOnce = 32 / kChunkPacks;  // that a warp copies with one instruction
-  const int stage_packs = (kTileRows + p.m) * kChunkPacks;
+  const int stage_packs = (kTileRows + (p.m < kTokens ? p.m : kTokens)) * kChunkPacks;
+  const int first_token = static_cast<int>(blockIdx.y) * kTokens;
+  const int num_tokens = p.m - first_token < kTokens ? p.m - first_token : kTokens;
   const int rank = static_cast<int>(blockIdx.x) % p.split;
   const int64_t column = static_cast<int64_t>(blockIdx.x) / p.split * kColumns;
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -96,16 +101,16 @@ __global__ void __launch_bounds__(kFewThreads) few_rows_kernel(OpSite site, FewR
   }
   wait_for_inputs(site);
 
-  const T* const a_at =
-      static_cast<const T*>(p.a) + int64_t{blockIdx.z} * p.a_product_stride + copy_row * p.a_stride + copy_k;
+  const T* const a_at = static_cast<const T*>(p.a) + int64_t{blockIdx.z} * p.a_product_stride +
+                        (first_token + copy_row) * p.a_stride + copy_k;
   const auto fetch_a = [&](int step) {
     uint4* const to = queue + step % kStages * stage_packs + kTileRows * kChunkPacks;
     const int64_t ahead = int64_t{step} * (kFewWarps * kChunk);
     const bool inside = copy_k + ahead < p.k;
 #pragma unroll
-    for (int i = 0; i < 8 * kTokenTiles / kRowsAtOnce; ++i) {
+    for (int i = 0; i < kTokens / kRowsAtOnce; ++i) {
       const int row = i * kRowsAtOnce + copy_row;
-      if (row < p.m) {
+      if (row < num_tokens) {
         copy_async(to + few_rows_place(row, copy_pack),
                    inside ? a_at + i * kRowsAtOnce * p.a_stride + ahead : static_cast<const T*>(p.a), inside);
       }
@@ -129,8 +134,9 @@ __global__ void __launch_bounds__(kFewThreads) few_rows_kernel(OpSite site, FewR
       uint4 a[kTokenTiles];
 #pragma unroll
       for (int j = 0; j < kTokenTiles; ++j) {
-        a[j] = 8 * j + g < p.m ? from[kTileRows * kChunkPacks + few_rows_place(8 * j + g, 4 * part + t)]
-                               : uint4{};
+        a[j] = 8 * j + g < num_tokens
+                   ? from[kTileRows * kChunkPacks + few_rows_place(8 * j + g, 4 * part + t)]
+                   : uint4{};
       }
 #pragma unroll
       for (int r = 0; r < kRowTiles; ++r) {
@@ -235,8 +241,8 @@ __global__ void __launch_bounds__(kFewThreads) few_rows_kernel(OpSite site, FewR
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const int64_t at = column + (kGated ? r / 2 : r) * 16 + i % 32 / 4 + (e >= 2 ? 8 : 0);
-      const int row = 8 * j + 2 * (i % 4) + e % 2;
-      if (at >= p.n || row >= p.m) continue;
+      const int token = 8 * j + 2 * (i % 4) + e % 2;
+      if (at >= p.n || token >= num_tokens) continue;
       float value = of[e];
       if constexpr (kGated) {
         // Rounded as if they had been stored in between.
@@ -245,8 +251,9 @@ __global__ void __launch_bounds__(kFewThreads) few_rows_kernel(OpSite site, FewR
       } else if (p.bias != nullptr) {
         value += to_float(static_cast<const T*>(p.bias)[at]);
       }
-      static_cast<Out*>(p.out)[int64_t{blockIdx.z} * p.out_product_stride + row * p.out_stride + at] =
-          from_float<Out>(value);
+      Out* const row = static_cast<Out*>(p.out) + int64_t{blockIdx.z} * p.out_product_stride +
+                       (first_token + token) * p.out_stride;
+      row[at] = from_float<Out>(value);
     }
   }
 }
@@ -261,15 +268,18 @@ struct FewRowsTile {
 template <class T, class Out, int kTokenTiles, bool kGated, class Tile>
 void launch_few_rows_tile(const CudaContext& context, FewRows p, int64_t split, int64_t products, Tile) {
   constexpr int64_t kColumns = 16 * (kGated ? Tile::kRowTiles / 2 : Tile::kRowTiles);
+  constexpr int32_t kTokens = 8 * kTokenTiles;
   p.split = static_cast<int32_t>(split);
   p.chunks = static_cast<int32_t>(ceil_div<int64_t>(ceil_div<int64_t>(p.k, kChunk), split));
   const int32_t steps = ceil_div(p.chunks, kFewWarps);
   p.stages = steps < 1 ? 1 : steps < Tile::kStages ? steps : Tile::kStages;
-  const int64_t queues = int64_t{kFewWarps} * p.stages * (16 * Tile::kRowTiles + p.m) * kChunkPacks;
+  const int64_t queues =
+      int64_t{kFewWarps} * p.stages * (16 * Tile::kRowTiles + std::min(p.m, kTokens)) * kChunkPacks;
   const int64_t meeting = split > 1 ? split * Tile::kRowTiles * kTokenTiles * 32 : 0;
   launch<&few_rows_kernel<T, Out, Tile::kRowTiles, kTokenTiles, Tile::kStages, kGated>>(
       context,
-      {.grid = dim3(grid_x(ceil_div(p.n, kColumns) * split), 1, static_cast<unsigned>(products)),
+      {.grid = dim3(grid_x(ceil_div(p.n, kColumns) * split), static_cast<unsigned>(ceil_div(p.m, kTokens)),
+                    static_cast<unsigned>(products)),
        .block = dim3(kFewThreads),
        .shared_bytes = static_cast<size_t>(queues + meeting) * sizeof(uint4),
        .cluster_blocks = static_cast<unsigned>(split)},
@@ -277,8 +287,13 @@ void launch_few_rows_tile(const CudaContext& context, FewRows p, int64_t split, 
 }
 
 /// The most rows of a that launch_few_rows() serves, for `w_rows` rows of w in all. Wide matrices keep many
-/// multiprocessors busy anyway, and then the tiles for many rows are as fast.
-inline int64_t max_few_rows(int64_t w_rows) { return w_rows <= 4224 ? 32 : 16; }
+/// multiprocessors busy anyway, and then the tiles for many rows are as fast. Small ones, such as a router's,
+/// are read again from the L2 cache sooner than a kernel for many rows starts.
+inline int64_t max_few_rows(int64_t w_rows, int64_t k) {
+  constexpr int64_t kSmall = 1 << 20;
+  if (w_rows * k <= kSmall) return 256;
+  return w_rows <= 4224 ? 32 : 16;
+}
 
 /// Blocks of a cluster: one, unless the matrix has too few rows to keep a large GPU reading. By its shape
 /// alone, not by the GPU, since sums depend on it.

@@ -269,7 +269,7 @@ LaunchShape tile_shape(const Products& p, int64_t rows, int64_t columns, int64_t
 
 // The few rows that launch_few_rows() serves.
 bool has_few_rows(const Products& p) {
-  return p.rows == Rows::kPlain && p.packed && p.m <= max_few_rows(p.n * p.groups);
+  return p.rows == Rows::kPlain && p.packed && p.m <= max_few_rows(p.n * p.groups, p.k);
 }
 
 template <class T, class Out>
