@@ -332,7 +332,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
       const auto* const at = reinterpret_cast<const float4*>(partials + row * S::kPartialStride + column);
       store(row, column, merge_blocks<kMaxCluster>(busy_blocks, block_scores + row, at));
     }
-    cluster_arrive();  // nobody reads this block any more
+    cluster_arrive_relaxed();  // done with what the others hold
     cluster_wait();
   }
 }

@@ -277,7 +277,7 @@ __global__ void __launch_bounds__(kThreads, 2)
           merged);
     }
     if (busy_blocks > 1) {
-      cluster_arrive();  // nobody reads this block any more
+      cluster_arrive_relaxed();  // done with what the others hold
       cluster_wait();
     } else {
       __syncthreads();

@@ -52,7 +52,7 @@ template <class T, class Out, int kRowTiles, int kTokenTiles, int kStages, bool 
 __global__ void __launch_bounds__(kFewThreads) few_rows_kernel(OpSite site, FewRows p) {
   static_assert(!kGated || kRowTiles % 2 == 0);
   let_next_start();
-  if (p.split > 1) cluster_arrive();
+  if (p.split > 1) cluster_arrive_relaxed();
   constexpr int kTileRows = 16 * kRowTiles;
   constexpr int kTokens = 8 * kTokenTiles;
   constexpr int kColumns = kGated ? kTileRows / 2 : kTileRows;
