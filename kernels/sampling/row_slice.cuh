@@ -170,12 +170,22 @@ class RowSlice {
  private:
   template <class OfPack, class OfOne>
   __device__ void load_packs(const OfPack& of_pack, const OfOne& of_one) {
+    constexpr int kAtOnce = 10;  // all of a thread's, for the vocabularies of today
     const int packs = aligned_ ? count_ / 4 : 0;
-#pragma unroll 4
-    for (int p = threadIdx.x; p < packs; p += kSliceThreads) {
-      const float4 x = reinterpret_cast<const float4*>(logits_)[p];
-      if (staged_ != nullptr) reinterpret_cast<float4*>(staged_)[p] = x;
-      of_pack(first_ + 4 * p, x);
+    for (int first = threadIdx.x; first < packs; first += kAtOnce * kSliceThreads) {
+      float4 x[kAtOnce];
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        const int p = first + j * kSliceThreads;
+        if (p < packs) x[j] = reinterpret_cast<const float4*>(logits_)[p];
+      }
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        const int p = first + j * kSliceThreads;
+        if (p >= packs) break;
+        if (staged_ != nullptr) reinterpret_cast<float4*>(staged_)[p] = x[j];
+        of_pack(first_ + 4 * p, x[j]);
+      }
     }
     for (int i = 4 * packs + threadIdx.x; i < count_; i += kSliceThreads) {
       const float x = logits_[i];
