@@ -77,19 +77,23 @@ bool launch_shape(const CudaContext& context, ExpertGemm p) {
 }
 
 /// More row blocks hold the rows of more experts at once, whose weights are then read once, but leave room
-/// for fewer loads. Measured on an H200 with even routing; any choice gives the same bits.
+/// for fewer loads. Blocks of short units are often at their barrier: three of them keep more loads under way
+/// than two, but have too few registers for three row blocks. Measured on an H200 with even routing; any
+/// choice gives the same bits.
 template <class T, int kSteps, int kTiles, bool kSilu>
 bool launch_rows(const CudaContext& context, const ExpertGemm& p) {
+  constexpr bool kShort = !kSilu && kSteps == 3;
   const double mean = static_cast<double>(p.max_rows) / p.experts;
   const double most = mean + 3.5 * std::sqrt(mean);
-  constexpr bool kWide = kSilu || kTiles == 1;
-  if (most <= 8) return launch_shape<ExpertShape<T, kSteps, kTiles, 1, kSilu, 2>>(context, p);
-  if (kSilu || mean > 13) {
-    if (launch_shape<ExpertShape<T, kSteps, kTiles, kWide ? 4 : 3, kSilu, kWide ? 1 : 2>>(context, p))
+  if (most > 8) {
+    constexpr int kMany = kShort ? 3 : 4;
+    if ((kSilu || mean > 13) &&
+        launch_shape<ExpertShape<T, kSteps, kTiles, kMany, kSilu, kShort ? 2 : 1>>(context, p)) {
       return true;
+    }
+    if (launch_shape<ExpertShape<T, kSteps, 1, 2, kSilu, kShort ? 3 : 2>>(context, p)) return true;
   }
-  return launch_shape<ExpertShape<T, kSteps, kTiles, 2, kSilu, 2>>(context, p) ||
-         launch_shape<ExpertShape<T, kSteps, kTiles, 1, kSilu, 2>>(context, p);
+  return launch_shape<ExpertShape<T, kSteps, kTiles, 1, kSilu, 2>>(context, p);
 }
 
 /// False if rows of `a` are too long for shared memory.
