@@ -56,22 +56,22 @@ TEST_F(CudaGemmTest, MatchesOnOddShapesAndStrides) {
 // Rows of a product that take another kernel may differ in the last bits; these are the classes.
 TEST_F(CudaGemmTest, ARowHasTheSameBitsWhateverTheOtherRowsOfItsClass) {
   struct Class {
-    int64_t k;
+    int64_t n, k;
     int64_t rows;
     std::vector<std::pair<int64_t, int64_t>> parts;  // first row, rows
   };
   const Class classes[] = {
-      {2056, 16, {{15, 1}, {7, 1}, {3, 5}, {2, 9}}},     // few rows, over several blocks of a cluster
-      {1000, 16, {{15, 1}, {3, 8}, {0, 12}}},            // few rows
-      {128, 100, {{0, 70}, {30, 66}}},                   // cuBLASLt's rows, if it is here
-      {100, 150, {{149, 1}, {7, 1}, {3, 20}, {60, 60}}}  // rows that are not aligned
+      {133, 2056, 16, {{15, 1}, {7, 1}, {3, 5}, {2, 9}}},     // few rows, over several blocks of a cluster
+      {133, 1000, 16, {{15, 1}, {3, 8}, {0, 12}}},            // few rows
+      {133, 1032, 150, {{0, 17}, {30, 66}, {49, 101}}},       // more rows of a small matrix
+      {4400, 240, 40, {{0, 36}, {7, 33}}},                    // cuBLASLt's rows, if it is here
+      {133, 100, 150, {{149, 1}, {7, 1}, {3, 20}, {60, 60}}}  // rows that are not aligned
   };
   for (const DType dtype : kDTypes) {
-    for (const auto& [k, rows, parts] : classes) {
-      const int64_t kRows = rows;
-      const auto a = HostTensor(dtype, {kRows, k}).fill_normal(4);
-      const auto w = HostTensor(dtype, {133, k}).fill_normal(5);
-      const HostTensor out(DType::kF32, {kRows, 133});
+    for (const auto& [n, k, rows, parts] : classes) {
+      const auto a = HostTensor(dtype, {rows, k}).fill_normal(4);
+      const auto w = HostTensor(dtype, {n, k}).fill_normal(5);
+      const HostTensor out(DType::kF32, {rows, n});
       const auto run = [&](int64_t first, int64_t count) {
         return on_cuda([&](Side& s) {
           ops::gemm(s.stream(), {.out = s.out(out).rows(first, count),
@@ -80,10 +80,10 @@ TEST_F(CudaGemmTest, ARowHasTheSameBitsWhateverTheOtherRowsOfItsClass) {
                                  .bias = {}});
         })[0];
       };
-      const HostTensor all = run(0, kRows);
+      const HostTensor all = run(0, rows);
       for (const auto& [first, count] : parts) {
         const HostTensor some = run(first, count);
-        for (int64_t i = first * 133; i < (first + count) * 133; ++i) {
+        for (int64_t i = first * n; i < (first + count) * n; ++i) {
           ASSERT_EQ(some.bits(i), all.bits(i)) << dtype_name(dtype) << " k=" << k << " rows from " << first
                                                << ", at " << all.describe_index(i);
         }
