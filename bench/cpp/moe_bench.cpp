@@ -100,27 +100,15 @@ class Block {
                                                .total_experts = static_cast<int32_t>(sizes_.experts),
                                                .alignment = alignment_}});
   }
-  void experts(int i) {
-    ops::expert_ffn(*stream_, {.out = expert_out_,
-                               .x = x(i),
-                               .gate_up = gate_up_[layer(i)],
-                               .down = down_[layer(i)],
-                               .offsets = at(i).offsets,
-                               .source = at(i).source,
-                               .alignment = alignment_,
-                               .copies = copies_,
-                               .gate_up_out = work_,
-                               .act = act_});
-  }
-  void combine(int i) {
-    ops::moe_unpermute(*stream_,
-                       {.out = out_, .x = expert_out_, .position = at(i).position, .weights = at(i).weights});
-  }
+  void experts(int i) { ops::expert_ffn(*stream_, experts_of(i)); }
+  void combine(int i) { ops::moe_unpermute(*stream_, combine_of(i)); }
+  /// As the engine does it.
   void all(int i) {
     router(i);
     route(i);
-    experts(i);
-    combine(i);
+    ops::ExpertFfnAndCombineArgs args{.experts = experts_of(i), .combine = combine_of(i)};
+    args.combine.x = {};  // it is what the experts leave
+    ops::expert_ffn_and_combine(*stream_, args);
   }
 
   /// us a call of `op`.
@@ -161,6 +149,21 @@ class Block {
     TensorView logits, ids, weights, offsets, source, position;
   };
 
+  [[nodiscard]] ops::ExpertFfnArgs experts_of(int i) const {
+    return {.out = expert_out_,
+            .x = x(i),
+            .gate_up = gate_up_[layer(i)],
+            .down = down_[layer(i)],
+            .offsets = at(i).offsets,
+            .source = at(i).source,
+            .alignment = alignment_,
+            .copies = copies_,
+            .gate_up_out = work_,
+            .act = act_};
+  }
+  [[nodiscard]] ops::UnpermuteArgs combine_of(int i) const {
+    return {.out = out_, .x = expert_out_, .position = at(i).position, .weights = at(i).weights};
+  }
   [[nodiscard]] const Route& at(int i) const { return route_[static_cast<size_t>(i % kRoutes)]; }
   [[nodiscard]] const TensorView& x(int i) const { return x_[static_cast<size_t>(i % kRoutes)]; }
   [[nodiscard]] static size_t layer(int i) { return static_cast<size_t>(i % kLayers); }
