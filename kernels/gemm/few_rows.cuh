@@ -286,9 +286,9 @@ void launch_few_rows_tile(const CudaContext& context, FewRows p, int64_t split, 
       context.site, p);
 }
 
-/// The most rows of a that launch_few_rows() serves, for `w_rows` rows of w in all. Wide matrices keep many
-/// multiprocessors busy anyway, and then the tiles for many rows are as fast. Small ones, such as a router's,
-/// are read again from the L2 cache sooner than a kernel for many rows starts.
+/// The most rows of a that launch_few_rows() serves, for `w_rows` rows of w in all, of k columns. Wide
+/// matrices keep many multiprocessors busy anyway, and then the tiles for many rows are as fast. Small ones,
+/// such as a router's, are read again from the L2 cache sooner than a kernel for many rows starts.
 inline int64_t max_few_rows(int64_t w_rows, int64_t k) {
   constexpr int64_t kSmall = 1 << 20;
   if (w_rows * k <= kSmall) return 256;

@@ -170,7 +170,7 @@ class RowSlice {
  private:
   template <class OfPack, class OfOne>
   __device__ void load_packs(const OfPack& of_pack, const OfOne& of_one) {
-    constexpr int kAtOnce = 10;  // all of a thread's, for the vocabularies of today
+    constexpr int kAtOnce = 10;  // all of a thread's, if eight blocks share 163,840 tokens or less
     const int packs = aligned_ ? count_ / 4 : 0;
     for (int first = threadIdx.x; first < packs; first += kAtOnce * kSliceThreads) {
       float4 x[kAtOnce];
